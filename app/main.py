@@ -22,7 +22,7 @@ from app.api.middleware.body_limit import BodyLimit
 from app.api.middleware.guard import Guard
 from app.api.middleware.head import HeadRequests
 from app.api.prometheus import PrometheusExporter
-from app.api.routes import bulk, dashboard, documents, events, health, metrics, models, sessions, text
+from app.api.routes import bulk, dashboard, documents, events, health, metrics, models, openai, sessions, text
 from app.codec.bulk import BulkDecoder, BulkLimits, preload
 from app.codec.limits import Limits
 from app.config import Settings
@@ -75,7 +75,8 @@ def create_app(settings: Settings, *, place: Place | None = None, accept_loss: b
     engine = Engine(forecasters, store, settings, older=library.load_archived(forecasters))
 
     key_ring = KeyRing(settings.api_keys_file) if settings.api_keys_file is not None else None
-    engine.tracing = create_tracing(settings.traces, installed_version())
+    version = installed_version()
+    engine.tracing = create_tracing(settings.traces, version)
     authenticator = Authenticator(engine, settings, key_ring)
 
     workers = None if place is None else Workers(place, engine, authenticator, library)
@@ -92,6 +93,10 @@ def create_app(settings: Settings, *, place: Place | None = None, accept_loss: b
     if workers is not None:
         alerts.forward, workers.receive_alerts = workers.send_alerts, alerts.receive
 
+    catalog = Catalog(engine, library, settings, version, workers)
+    inputs = max(forecaster.input_size for forecaster in forecasters)
+    limits = Limits(settings.chunk_observations, settings.forecast_steps, inputs)
+    grpc = create_grpc_server(settings, catalog, authenticator, limits)
     deadline = StopDeadline(settings.stop_seconds)
 
     @asynccontextmanager
@@ -116,7 +121,7 @@ def create_app(settings: Settings, *, place: Place | None = None, accept_loss: b
 
     app = FastAPI(
         title="Carryover",
-        version=installed_version(),
+        version=version,
         summary="Stateful recurrent models over streams: sessions keep their state until they are reset.",
         lifespan=lifespan,
         license_info=LICENSE,
@@ -130,19 +135,15 @@ def create_app(settings: Settings, *, place: Place | None = None, accept_loss: b
     app.state.engine = engine
     app.state.stop_deadline = deadline
     app.state.authenticator = authenticator
-    app.state.exporter = PrometheusExporter(engine, authenticator, app.version, store_path, workers)
+    app.state.exporter = PrometheusExporter(engine, authenticator, version, store_path, workers)
     app.state.alerts, app.state.webhooks = alerts, webhooks
     app.state.library = library
     app.state.dashboard = load_assets()
-    app.state.catalog = Catalog(engine, library, settings, app.version, workers)
-    app.state.limits = Limits(
-        settings.chunk_observations,
-        settings.forecast_steps,
-        max(forecaster.input_size for forecaster in forecasters),
-    )
-    app.state.grpc = grpc = create_grpc_server(settings, app.state.catalog, authenticator, app.state.limits)
+    app.state.catalog = catalog
+    app.state.limits = limits
+    app.state.grpc = grpc
     preload()
-    app.state.bulk_decoder = BulkDecoder(BulkLimits(settings.bulk_sessions, app.state.limits))
+    app.state.bulk_decoder = BulkDecoder(BulkLimits(settings.bulk_sessions, limits))
     errors.add_exception_handlers(app)
     app.add_middleware(HeadRequests)
     app.add_middleware(BodyLimit, max_bytes=settings.body_bytes)
@@ -154,7 +155,9 @@ def create_app(settings: Settings, *, place: Place | None = None, accept_loss: b
         allowed_hosts=settings.accepted_host_names,
         log_requests=settings.access_log,
     )
-    for module in (sessions, text, bulk, events, models, health, metrics, dashboard, documents, protocol):
+    for module in (
+        sessions, text, openai, bulk, events, models, health, metrics, dashboard, documents, protocol,
+    ):  # fmt: skip
         app.router.routes.extend(module.router.routes)  # include_router would copy each route
     return app
 

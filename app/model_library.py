@@ -146,6 +146,16 @@ class ModelLibrary:
         folder = self.folders.get(name)
         return None if folder is None else _read_png(folder / FIGURE)
 
+    def written_at(self, name: str) -> int:
+        """When the artifact of a loaded model was written, in seconds since 1970; 0 if its folder is gone."""
+        folder = self.folders.get(name)
+        if folder is None:
+            return 0
+        try:
+            return int((folder / "model.json").stat().st_mtime)
+        except OSError:
+            return 0
+
     def _with_aliases(self, loaded: list[Forecaster]) -> list[Forecaster]:
         """The same, with all models but one of each network marked as aliases of that one.
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import orjson
 import uvicorn
+from fastapi import FastAPI
 
 from app.config import Settings
 from app.errors import CarryoverError
@@ -27,7 +27,7 @@ from app.open_inference import fast_path
 from app.process_tuning import freeze_loaded_objects
 from app.protocols.http import HotProtocol
 from app.protocols.upgrade import upgrade_factory
-from app.start_report import describe_lost_default, describe_start
+from app.start_report import describe_lost_default, describe_start, example_command
 from app.workers.moving import ConnectionMover
 from app.workers.place import Place
 from app.workers.sockets import bind
@@ -35,7 +35,6 @@ from app.workers.store_files import claim
 
 JOBS_SHARE = 0.6  # of the time to stop, for jobs of accepted requests; what is unfinished then is refused
 REQUESTS_SHARE = 0.7  # of the time to stop, until requests without an answer are cancelled
-MAX_EXAMPLE_NUMBERS = 16  # in an observation of the example that is printed at the start
 FILES_BESIDE_CONNECTIONS = 128  # of the store, the models and Python itself
 
 
@@ -106,9 +105,13 @@ class Server(uvicorn.Server):
             loop.add_reader(self.parent, self._hear_parent, self.parent)
         freeze_loaded_objects()
         if self.announces:
-            for sentence in describe_start(self.config.app):  # type: ignore[arg-type]
+            app: FastAPI = self.config.app  # type: ignore[assignment]
+            for sentence in describe_start(app):
                 log.info(sentence)
-            print(f"Carryover listens on {self.address}. Try:\n\n  {self._example()}\n", flush=True)
+            print(
+                f"Carryover listens on {self.address}. Try:\n\n  {example_command(app, self.address)}\n",
+                flush=True,
+            )
 
     def accept(self, connection: socket.socket, data: bytes, moves: int) -> None:
         """Take a connection from another worker.
@@ -157,21 +160,6 @@ class Server(uvicorn.Server):
             log.info("models were read again: no model has changed")
         if warning := describe_lost_default(self.config.app):  # type: ignore[arg-type]
             log.warning(warning)
-
-    def _example(self) -> str:
-        state = self.config.app.state  # type: ignore[union-attr]
-        models = state.engine.residents.models
-        curl = "curl" if state.authenticator.key_ring is None else 'curl -H "authorization: Bearer $KEY"'
-        forecaster = models.current[models.default_model or next(iter(models.current))].forecaster
-        if forecaster.input_size > MAX_EXAMPLE_NUMBERS:
-            return f"{curl} {self.address}/models/{forecaster.artifact.name}"
-        named = {} if models.default_model else {"model": forecaster.artifact.name}
-        if forecaster.artifact.text is not None:
-            body = orjson.dumps(named | {"prompt": [0], "steps": 80}).decode()
-            return f"{curl} {self.address}/sessions/demo/generate -d '{body}'"
-        rows = [[float(f"{number:.3g}") for number in row] for row in forecaster.example()]
-        body = orjson.dumps(named | {"observations": rows}).decode()
-        return f"{curl} {self.address}/sessions/demo/observations -d '{body}'"
 
 
 def create_server(settings: Settings, *, place: Place | None = None, accept_loss: bool = False) -> Server:

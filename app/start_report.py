@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
+from typing import Any
 
+import orjson
 from fastapi import FastAPI
 
 from app.access.keys import KeyRing
@@ -11,8 +14,10 @@ from app.config import Settings
 from app.engine.model_slabs import ModelSlabs
 from app.model_library import ModelLibrary
 from models.installation import installed_version
+from models.wording import counted
 
 SHOWN_CHARACTERS = 12  # of a fingerprint
+MAX_EXAMPLE_NUMBERS = 16  # in an observation of the example command
 
 
 def describe_start(app: FastAPI) -> Iterator[str]:
@@ -20,7 +25,7 @@ def describe_start(app: FastAPI) -> Iterator[str]:
     library: ModelLibrary = app.state.library
     models: ModelSlabs = app.state.engine.residents.models
     settings = library.settings
-    yield f"Carryover {installed_version()}, {settings.workers} worker{'s' * (settings.workers > 1)}"
+    yield f"Carryover {installed_version()}, {counted(settings.workers, 'worker')}"
     for name, slab in models.current.items():
         fingerprint = slab.forecaster.artifact.fingerprint[:SHOWN_CHARACTERS]
         yield f"model {name}: fingerprint {fingerprint}, from {library.folders[name]}"
@@ -41,6 +46,24 @@ def describe_lost_default(app: FastAPI) -> str | None:
         f"the default model is still {now or 'none'}; after a restart it would be {later or 'none'}: "
         "set CARRYOVER_DEFAULT_MODEL"
     )
+
+
+def example_command(app: FastAPI, address: str) -> str:
+    """A command that tries the server at this address: it sends observations, or has a text written."""
+    models: ModelSlabs = app.state.engine.residents.models
+    curl = "curl" if app.state.authenticator.key_ring is None else 'curl -H "authorization: Bearer $KEY"'
+    forecaster = models.current[models.default_model or next(iter(models.current))].forecaster
+    artifact = forecaster.artifact
+    if forecaster.input_size > MAX_EXAMPLE_NUMBERS:
+        return f"{curl} {address}/models/{artifact.name}"
+    body: dict[str, Any] = {} if models.default_model else {"model": artifact.name}
+    if artifact.text is not None:
+        action = "generate"
+        body |= {"prompt": artifact.text.vocabulary.sample, "steps": 80}
+    else:
+        action = "observations"
+        body["observations"] = [[float(f"{number:.3g}") for number in row] for row in forecaster.example()]
+    return f"{curl} {address}/sessions/demo/{action} -d {shlex.quote(orjson.dumps(body).decode())}"
 
 
 def _store(settings: Settings) -> str:

@@ -9,30 +9,24 @@ disk. Writes docs/reference/durable.md.
 from __future__ import annotations
 
 import argparse
-import os
-import random
-import tempfile
-from contextlib import ExitStack
-from dataclasses import replace
-from pathlib import Path
 from statistics import median
 
-from safetensors.torch import load_file
-
-from benchmarks.dialects import SessionInPath
 from benchmarks.load import Load
 from benchmarks.measure import Bench, Scenario, measure
-from benchmarks.reference import Reference, write_artifact, write_seeded_weights
 from benchmarks.run import PAGES
-from benchmarks.servers import Running, Server, known_servers, running
+from benchmarks.servers import Running
+from benchmarks.store_modes import (
+    CONNECTIONS,
+    CROWD,
+    RESIDENT,
+    measure_evicted,
+    own_folder,
+    parse_options,
+    serving,
+    write_page,
+)
 from benchmarks.stores import fsync_seconds
-from benchmarks.streams import Stream
 from benchmarks.ticks import ticks
-from benchmarks.wrk import run_wrk
-
-CONNECTIONS = 64
-CROWD, RESIDENT = 10_000, 2_048
-DIALECT = SessionInPath()
 
 MODES: dict[str, dict[str, str]] = {
     "memory": {},
@@ -42,24 +36,15 @@ MODES: dict[str, dict[str, str]] = {
 
 
 def main() -> None:
-    options = _options()
-    os.sched_setaffinity(0, {options.generator_core})
-    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=options.folder) as name, ExitStack() as stack:
-        folder = Path(name)
-        weights = folder / "weights.safetensors"
-        write_seeded_weights(weights)
-        write_artifact(weights, folder / "artifact")
-        servers = {
-            mode: stack.enter_context(running(_server(mode, folder), options.server_core, weights, folder))
-            for mode in MODES
+    options = parse_options(__doc__, PAGES, "durable.md")
+    with own_folder(options) as folder:
+        modes = {
+            mode: {name: value.replace("{folder}", str(folder)) for name, value in settings.items()}
+            for mode, settings in MODES.items()
         }
-        judge = Reference(load_file(weights))
-        bench = Bench(options.server_core, options.generator_core, options.seconds, folder, judge)
-        lines = _figures(servers, bench, options)
-    page = "\n".join(lines)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "durable.md").write_text(page + "\n")
-    print(page)
+        with serving(modes, options, folder) as (servers, bench):
+            lines = _figures(servers, bench, options)
+    write_page(lines, options.out / "durable.md")
 
 
 def _figures(servers: dict[str, Running], bench: Bench, options: argparse.Namespace) -> list[str]:
@@ -77,7 +62,7 @@ def _figures(servers: dict[str, Running], bench: Bench, options: argparse.Namesp
             samples[mode].append(row)
             print(mode, *(f"{value:,.2f}" for value in samples[mode][-1]), flush=True)
         for mode, started in servers.items():
-            evicted[mode].append(_measure_evicted(started, bench, round_number))
+            evicted[mode].append(measure_evicted(started, bench, round_number))
     base = median(row[0] for row in samples["memory"])
     p50, p99 = (1e3 * median(sync[i] for sync in syncs) for i in (0, 1))
     lines = [
@@ -113,35 +98,6 @@ def _figures(servers: dict[str, Running], bench: Bench, options: argparse.Namesp
             f"| {aim:.2f} | {cold:,.0f} | {cold_p99:.2f} |"
         )
     return lines
-
-
-def _measure_evicted(started: Running, bench: Bench, round_number: int) -> Load:
-    """Drive sessions most of which have left the slab: each request brings its own back."""
-    names = [f"crowd-{number}" for number in range(CROWD)]
-    random.Random(round_number).shuffle(names)
-    requests = {name: [DIALECT.request(name, Stream(name, 1).chunk(1), "middle")] for name in names}
-    pattern = DIALECT.session_pattern
-    return run_wrk(
-        started.port, requests, pattern, bench.seconds, bench.generator_core, bench.folder, CONNECTIONS
-    )
-
-
-def _server(mode: str, folder: Path) -> Server:
-    (ours,) = (server for server in known_servers() if server.name == "carryover")
-    settings = {name: value.replace("{folder}", str(folder)) for name, value in MODES[mode].items()}
-    room = {"CARRYOVER_RESIDENT_SESSIONS": str(RESIDENT)}
-    return replace(ours, name=mode, environment={**ours.environment, **room, **settings})
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=5, help="for each figure")
-    parser.add_argument("--folder", type=Path, default=Path("/var/tmp"), help="on the disk to measure")
-    parser.add_argument("--server-core", type=int, default=0)
-    parser.add_argument("--generator-core", type=int, default=(os.cpu_count() or 2) - 1)
-    parser.add_argument("--out", type=Path, default=PAGES, help="folder for durable.md")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

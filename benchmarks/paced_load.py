@@ -8,15 +8,13 @@ was due, so a generator or a server that falls behind is not hidden.
 from __future__ import annotations
 
 import select
-import sys
 import time
 from pathlib import Path
 
 import msgspec
 
-from benchmarks.frames import BadFrame
-from benchmarks.load import BadRun, percentile
-from benchmarks.socket_load import Caller, Plan, run_module
+from benchmarks.load import percentile
+from benchmarks.socket_load import Caller, Plan, answer_plan, run_module
 
 DRAIN_SECONDS = 2.0  # for the answers that have not come at the end
 SPIN_SECONDS = 0.002  # epoll waits whole milliseconds: below this it is only asked
@@ -98,15 +96,5 @@ def generate(paced: PacedPlan) -> PacedOutcome:
     return PacedOutcome(sent, len(latencies), in_time, p50, p99, late, paced.period)
 
 
-def main() -> None:
-    """Run the plan of the first file, and write its outcome to the second."""
-    paced = msgspec.msgpack.decode(Path(sys.argv[1]).read_bytes(), type=PacedPlan)
-    try:
-        outcome = generate(paced)
-    except (BadRun, BadFrame, OSError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
-    Path(sys.argv[2]).write_bytes(msgspec.msgpack.encode(outcome))
-
-
 if __name__ == "__main__":
-    main()
+    answer_plan(PacedPlan, generate)

@@ -8,53 +8,35 @@ shares the core of the load generator and writes an append-only file (everysec) 
 
 from __future__ import annotations
 
-import argparse
-import os
-import random
-import tempfile
 import time
-from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from safetensors.torch import load_file
-
-from benchmarks.dialects import SessionInPath
 from benchmarks.failover.processes import RedisServer
-from benchmarks.load import Load
 from benchmarks.measure import Bench, Scenario, measure
-from benchmarks.reference import Reference, write_artifact, write_seeded_weights
-from benchmarks.servers import Running, Server, known_servers, running
-from benchmarks.streams import Stream
+from benchmarks.servers import Running
+from benchmarks.store_modes import (
+    CONNECTIONS,
+    CROWD,
+    RESIDENT,
+    measure_evicted,
+    own_folder,
+    parse_options,
+    serving,
+    write_page,
+)
 from benchmarks.ticks import ticks
-from benchmarks.wrk import run_wrk
-
-CONNECTIONS = 64
-CROWD, RESIDENT = 10_000, 2_048
-DIALECT = SessionInPath()
 
 
 def main() -> None:
-    options = _options()
-    os.sched_setaffinity(0, {options.generator_core})
-    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=options.folder) as name, ExitStack() as stack:
-        folder = Path(name)
-        weights = folder / "weights.safetensors"
-        write_seeded_weights(weights)
-        write_artifact(weights, folder / "artifact")
-        store = stack.enter_context(RedisServer(folder / "redis", "--appendonly", "yes"))
-        servers = {
-            mode: stack.enter_context(running(_server(mode, url), options.server_core, weights, folder))
-            for mode, url in (("memory", None), ("redis", store.url))
-        }
-        judge = Reference(load_file(weights))
-        bench = Bench(options.server_core, options.generator_core, options.seconds, folder, judge)
+    options = parse_options(__doc__, Path("runs"), "shared.md")
+    with (
+        own_folder(options) as folder,
+        RedisServer(folder / "redis", "--appendonly", "yes") as store,
+        serving({"memory": {}, "redis": {"CARRYOVER_STORE": store.url}}, options, folder) as (servers, bench),
+    ):
         lines = _figures(servers, bench, options.rounds)
-    page = "\n".join(lines)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "shared.md").write_text(page + "\n")
-    print(page)
+    write_page(lines, options.out / "shared.md")
 
 
 def _figures(servers: dict[str, Running], bench: Bench, rounds: int) -> list[str]:
@@ -66,7 +48,7 @@ def _figures(servers: dict[str, Running], bench: Bench, rounds: int) -> list[str
                 Scenario(started.server.name, "http", CONNECTIONS, 1), started, bench, f"round{round_number}"
             )
             share = ticks(started.port).since(before).share("commit")
-            cold = _measure_evicted(started, bench, round_number)
+            cold = measure_evicted(started, bench, round_number, f"crowd-{time.monotonic_ns()}")
             bulk = measure(
                 Scenario(started.server.name, "bulk-binary", 1, 1), started, bench, f"bulk{round_number}"
             )
@@ -92,34 +74,6 @@ def _figures(servers: dict[str, Running], bench: Bench, rounds: int) -> list[str
             f"| {share:.2f} | {cold_rate:,.0f} | {bulk_rate:,.0f} |"
         )
     return lines
-
-
-def _measure_evicted(started: Running, bench: Bench, round_number: int) -> Load:
-    """Drive sessions most of which have left the slab: each request brings its own back."""
-    names = [f"crowd-{time.monotonic_ns()}-{number}" for number in range(CROWD)]
-    random.Random(round_number).shuffle(names)
-    requests = {name: [DIALECT.request(name, Stream(name, 1).chunk(1), "middle")] for name in names}
-    pattern = DIALECT.session_pattern
-    return run_wrk(
-        started.port, requests, pattern, bench.seconds, bench.generator_core, bench.folder, CONNECTIONS
-    )
-
-
-def _server(mode: str, url: str | None) -> Server:
-    (ours,) = (server for server in known_servers() if server.name == "carryover")
-    settings = {"CARRYOVER_RESIDENT_SESSIONS": str(RESIDENT)} | ({"CARRYOVER_STORE": url} if url else {})
-    return replace(ours, name=mode, environment={**ours.environment, **settings})
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=5, help="for each figure")
-    parser.add_argument("--folder", type=Path, default=Path("/var/tmp"), help="on the disk to measure")
-    parser.add_argument("--server-core", type=int, default=0)
-    parser.add_argument("--generator-core", type=int, default=(os.cpu_count() or 2) - 1)
-    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for shared.md")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

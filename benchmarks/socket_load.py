@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -23,6 +24,7 @@ from benchmarks.load import BadRun, Load, percentile
 
 RECEIVE_BYTES = 1 << 18
 T = TypeVar("T")
+P = TypeVar("P")
 
 
 class Conversation(msgspec.Struct, frozen=True):
@@ -88,6 +90,16 @@ def run_module(
     if finished.returncode:
         raise BadRun((finished.stderr.strip().splitlines() or ["the generator failed"])[-1])
     return msgspec.msgpack.decode(answers.read_bytes(), type=outcome)
+
+
+def answer_plan(plan_type: type[P], generate: Callable[[P], msgspec.Struct]) -> None:
+    """What `run_module` starts: run the plan of the first file, and write its outcome to the second."""
+    plan = msgspec.msgpack.decode(Path(sys.argv[1]).read_bytes(), type=plan_type)
+    try:
+        outcome = generate(plan)
+    except (BadRun, BadFrame, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    Path(sys.argv[2]).write_bytes(msgspec.msgpack.encode(outcome))
 
 
 class Caller:
@@ -183,14 +195,5 @@ def _more(connection: socket.socket, count: int) -> bytes:
     return data
 
 
-def main() -> None:
-    plan = msgspec.msgpack.decode(Path(sys.argv[1]).read_bytes(), type=Plan)
-    try:
-        outcome = generate(plan)
-    except (BadRun, BadFrame, OSError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
-    Path(sys.argv[2]).write_bytes(msgspec.msgpack.encode(outcome))
-
-
 if __name__ == "__main__":
-    main()
+    answer_plan(Plan, generate)

@@ -151,10 +151,10 @@ class Forecaster:
         self.short_answer_size = self.output_size if fits else 0
         self._direct = self.learning.forecasts_directly
         self.missing = () if self._direct else artifact.missing
-        known = {*artifact.future, *artifact.columns[self.input_size - artifact.time_input_count :]}
-        if self._direct:
-            known = set()
-        self.future_inputs = [i for i, name in enumerate(artifact.columns) if name in known] if known else []
+        self.future_inputs: list[int] = []
+        if not self._direct:
+            known = {*artifact.future, *artifact.columns[self.input_size - artifact.time_input_count :]}
+            self.future_inputs = [i for i, name in enumerate(artifact.columns) if name in known]
         self._stepper = Stepper(self.net, self.layout, self.learner, artifact.predicted_by)
         self._rules = InputRules(artifact.input_ports)
         self._inputs = Units.of(artifact.scaling)
@@ -317,10 +317,10 @@ class Forecaster:
     def _predict_as_in_a_batch(self, rows: Floats, inputs: Numbers) -> Numbers:
         """As `Stepper.predict`, with the same bits for a lone session as for one of several.
 
-        BLAS adds up the products of a single row in another order. Where a draw falls between two tokens by
-        less than the difference, a text would depend on what is written beside it.
+        Most libraries add up the products of a single row in another order. Where a draw falls between two
+        tokens by less than the difference, a text would depend on what is written beside it.
         """
-        if len(rows) > 1:
+        if len(rows) > 1 or self.net.batch_invariant:
             return self._stepper.predict(rows, inputs)
         pair = rows.repeat(2, axis=0)
         outputs = self._stepper.predict(pair, inputs.repeat(2, axis=0))

@@ -43,6 +43,7 @@ class Net(Protocol):
     input_type, output_type : float32 or float64 (`models/nets/numbers.py`)
     state_size : words that it keeps of a session, seen as float32 whatever they hold
     floats : the parts of the state that are float32, and finite in a state that can be gone on from
+    batch_invariant : whether no bit of what a session gets depends on the others of its batch
     """
 
     input_size: int
@@ -51,6 +52,7 @@ class Net(Protocol):
     output_type: np.dtype[Any]
     state_size: int
     floats: Sequence[slice]
+    batch_invariant: bool
 
     @property
     def fresh(self) -> Floats:

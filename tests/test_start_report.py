@@ -1,6 +1,8 @@
 """The log says what a server serves: at its start, and after a reload what has changed."""
 
+import json
 import logging
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -8,9 +10,10 @@ import pytest
 from app.access.keys import write
 from app.config import Settings
 from app.main import create_app
-from app.start_report import describe_lost_default, describe_start
+from app.start_report import describe_lost_default, describe_start, example_command
 from models.artifact.files import save
 from models.installation import installed_version
+from tests.helpers.text import text_model
 from tests.helpers.zoo import made
 
 FINGERPRINT = 12
@@ -24,6 +27,18 @@ def folder(artifacts, tmp_path):
 
 def sentences(**changes) -> list[str]:
     return list(describe_start(create_app(Settings(**changes))))
+
+
+def test_the_start_shows_a_text_to_a_model_of_text_and_rows_to_others(artifacts, tmp_path):
+    save(text_model(), tmp_path / "letters")
+    save(artifacts["sine"], tmp_path / "sine")
+    sent = {}
+    for name in ("letters", "sine"):
+        app = create_app(Settings(models=(tmp_path,), default_model=name))
+        *command, body = shlex.split(example_command(app, "http://here"))
+        sent[command[1]] = json.loads(body)
+    assert sent["http://here/sessions/demo/generate"] == {"prompt": "the sea ", "steps": 80}
+    assert len(sent["http://here/sessions/demo/observations"]["observations"]) > 0
 
 
 def test_the_start_names_models_default_store_keys_and_workers(folder, artifacts):

@@ -67,9 +67,8 @@ class Usage:
 
     def covers(self, observations: int) -> bool:
         """Whether the rates have as many observations left, without any credit."""
-        return all(
-            bucket is None or bucket.holds(observations) for bucket in (self.bucket, self.server_bucket)
-        )
+        own, all_keys = self.bucket, self.server_bucket
+        return (own is None or own.holds(observations)) and (all_keys is None or all_keys.holds(observations))
 
     def check(self, job: Job, count: int) -> None:
         """Check that a job may be queued, and take its observations from the token buckets.

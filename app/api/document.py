@@ -17,9 +17,9 @@ from fastapi import FastAPI
 from app.access.callers import Authenticator
 from app.access.origins import TENANT_HEADER
 from app.api.errors import (
-    COMPLETIONS,
     inference_error_responses,
     is_open_inference_path,
+    is_openai_path,
     openai_error_responses,
     problem_responses,
 )
@@ -159,7 +159,7 @@ def _declare_refusals(path: str, operation: Operation) -> None:
             del responses["422"]
             if any(parameter.get("in") != "path" for parameter in operation.get("parameters", ())):
                 statuses.add(422)
-        declare = openai_error_responses if path == COMPLETIONS else problem_responses
+        declare = openai_error_responses if is_openai_path(path) else problem_responses
         added = declare(*statuses)
     for status, response in added.items():
         responses.setdefault(str(status), response)

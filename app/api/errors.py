@@ -16,17 +16,16 @@ from app import errors
 from app.api.schemas import InferenceError, Problem, schema_of
 from app.api.text_schemas import OpenAiError
 from app.codec.problems import PROBLEM_MEDIA_TYPE, open_inference_error, problem, problem_body
-from app.codec.text import openai_error
+from app.codec.text import openai_body, openai_error
 
 log = logging.getLogger("carryover.api")
 
 JSON = "application/json"
-COMPLETIONS = "/v1/completions"  # where errors are as OpenAI's clients read them
 
 
 def error_response(error: errors.CarryoverError, path: str) -> Response:
     """An error as the response to a request for this path."""
-    if path == COMPLETIONS:
+    if is_openai_path(path):
         return problem_response(*openai_error(error), JSON)
     if not is_open_inference_path(path):
         return problem_response(*problem(error))
@@ -36,6 +35,11 @@ def error_response(error: errors.CarryoverError, path: str) -> Response:
 def is_open_inference_path(path: str) -> bool:
     """Whether the path is the Open Inference Protocol's."""
     return path == "/v2" or path.startswith("/v2/")
+
+
+def is_openai_path(path: str) -> bool:
+    """Whether the path is for OpenAI's clients, which read errors in a form of their own."""
+    return path.startswith("/v1/")
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -111,10 +115,13 @@ async def _http(request: Request, error: Exception) -> Response:
     if isinstance(cause, errors.CarryoverError):
         return _refusal(request, cause)
     phrase = HTTPStatus(error.status_code).phrase
+    headers = dict(error.headers or {})
     if is_open_inference_path(request.url.path):
-        return _open_inference_response(error.status_code, {"error": phrase}, dict(error.headers or {}))
+        return _open_inference_response(error.status_code, {"error": phrase}, headers)
     body = problem_body(phrase.lower().replace(" ", "-"), phrase, error.status_code, str(error.detail))
-    return problem_response(error.status_code, body, dict(error.headers or {}))
+    if is_openai_path(request.url.path):
+        return problem_response(error.status_code, openai_body(body), headers, JSON)
+    return problem_response(error.status_code, body, headers)
 
 
 def _refusal(request: Request, error: errors.CarryoverError) -> Response:
@@ -132,9 +139,10 @@ async def _crash(request: Request, error: Exception) -> Response:
     log.error("%s %s crashed", request.method, route, exc_info=error)
     if is_open_inference_path(request.url.path):
         return _open_inference_response(500, {"error": "the server failed; see its log"}, {})
-    return problem_response(
-        500, problem_body("internal", "Internal error", 500, "the server failed; see its log")
-    )
+    body = problem_body("internal", "Internal error", 500, "the server failed; see its log")
+    if is_openai_path(request.url.path):
+        return problem_response(500, openai_body(body), media_type=JSON)
+    return problem_response(500, body)
 
 
 def _open_inference_response(status: int, body: dict[str, Any], headers: dict[str, str]) -> Response:

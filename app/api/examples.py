@@ -112,8 +112,7 @@ def _forecast(forecaster: Forecaster) -> dict[str, Any]:
 def _text(forecaster: Forecaster) -> dict[str, Any]:
     """A prompt, which a model of text knows, and how the text behind it is drawn."""
     text = forecaster.artifact.text
-    prompt = "The sea " if text is None else "".join(text.vocabulary.pieces[:2])
-    return {"prompt": prompt, "temperature": 0.8, "seed": 7}
+    return {"prompt": "The sea " if text is None else text.vocabulary.sample, "temperature": 0.8, "seed": 7}
 
 
 def _rows(forecaster: Forecaster) -> list[list[float]]:

@@ -516,6 +516,10 @@ class Session(BaseModel):
     labels: dict[str, str]
     alert: dict[str, Any] | None = Field(description="Its own, as it was set.")
     alert_raised: bool = Field(description="Whether an alert is raised and not cleared yet.")
+    rate: int | None = Field(
+        description="Samples a second, of a session over samples: the network's own until a chunk names "
+        "another. Null for others."
+    )
 
 
 class SessionName(BaseModel):
@@ -598,6 +602,9 @@ class Model(BaseModel):
     can_forecast: bool = Field(description="Whether the targets cover the inputs.")
     feedback: dict[str, str] = Field(
         description="By input, the output that becomes its next value in a forecast."
+    )
+    sample_prompt: str | None = Field(
+        description="Of a model of text, a short text that it reads. Null for others."
     )
     vocabulary: int | None = Field(
         description="Of a model of text, how many pieces of text it knows: its targets. Null for others."

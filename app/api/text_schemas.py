@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType
 
 from app.api.schemas import FirstErrorOnly, Precondition, RequestBody, SessionId
@@ -102,6 +104,32 @@ class StreamOptions(RequestBody):
     include_usage: bool = False
 
 
+def _only_prompt(value: Any) -> Any:
+    """The text or the tokens in a list with nothing else, which is how some clients send every prompt.
+
+    Raises
+    ------
+    PydanticCustomError : the list has more prompts
+    """
+    if not isinstance(value, list) or not value or not isinstance(value[0], str | list):
+        return value
+    if len(value) > 1:
+        message = "{count} prompts; a request has one: send a request for each"
+        raise PydanticCustomError("several_prompts", message, {"count": len(value)})
+    return value[0]
+
+
+def _only(*defaults: Any) -> AfterValidator:
+    """Accept null and what stands for a field that is left out. The server does nothing with the field."""
+
+    def check(value: Any) -> None:
+        if value is not None and value not in defaults:
+            shown = " or ".join(json.dumps(default) for default in (*defaults, None))
+            raise PydanticCustomError("unsupported", "not supported here: leave it out, or send " + shown)
+
+    return AfterValidator(check)
+
+
 class CompletionRequest(RequestBody):
     """A completion as OpenAI's API has it. With `user`, the session of that id consumes prompt and text."""
 
@@ -109,7 +137,12 @@ class CompletionRequest(RequestBody):
         extra="forbid", json_schema_extra={"examples": [{"prompt": "The sea ", "max_tokens": 80, "seed": 7}]}
     )
     model: str | None = Field(None, max_length=MAX_MODEL_NAME, description="The default model when absent.")
-    prompt: Prompt = NoPrompt
+    prompt: Annotated[Prompt, BeforeValidator(_only_prompt)] = Field(
+        "",
+        description="Observed before the first token is drawn: a text, or tokens; nothing when absent. "
+        "A list of one text is that text.",
+        json_schema_extra=_without_default,
+    )
     max_tokens: int | None = Field(None, ge=1, description="Most tokens to write; 16 when absent.")
     temperature: Temperature | None = None
     top_p: TopP = None
@@ -117,7 +150,6 @@ class CompletionRequest(RequestBody):
     stop: StopTexts | None = Field(
         None, description="At most 16 texts, each of which ends the completion and is not part of it."
     )
-    n: Literal[1] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: SessionId | None = Field(
@@ -126,6 +158,13 @@ class CompletionRequest(RequestBody):
     top_k: TopK = None
     min_p: MinP = None
     repetition_penalty: RepetitionPenalty = None
+    n: Annotated[int | None, _only(1)] = Field(None, description="Only 1 is supported.")
+    best_of: Annotated[int | None, _only(1)] = Field(None, description="Only 1 is supported.")
+    echo: Annotated[bool | None, _only(False)] = Field(None, description="Only false is supported.")
+    logprobs: Annotated[int | None, _only()] = Field(None, description="Not supported.")
+    suffix: Annotated[str | None, _only("")] = Field(None, description="Not supported.")
+    frequency_penalty: Annotated[float | None, _only(0)] = Field(None, description="Only 0 is supported.")
+    presence_penalty: Annotated[float | None, _only(0)] = Field(None, description="Only 0 is supported.")
 
 
 class CompletionChoice(BaseModel):
@@ -154,6 +193,22 @@ class CompletionAnswer(BaseModel):
     model: str
     choices: list[CompletionChoice]
     usage: CompletionUsage
+
+
+class TextModel(BaseModel):
+    """A model that writes text, as OpenAI's API describes one."""
+
+    id: str
+    object: Literal["model"]
+    created: int = Field(description="When its artifact was written, in seconds since 1970.")
+    owned_by: str
+
+
+class TextModelList(BaseModel):
+    """The models that write text."""
+
+    object: Literal["list"]
+    data: list[TextModel]
 
 
 class OpenAiError(BaseModel):

@@ -42,7 +42,7 @@ def import_(
             show_default=False,
         ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name it is served under. [default: the folder's]")] = None,
+    name: options.Name = None,
     columns: Annotated[
         str | None,
         typer.Option(metavar="A,B,...", help="Names of the inputs. [default: value, or x0,x1,...]"),

@@ -21,6 +21,10 @@ KeyFile = Annotated[
     ),
 ]
 SessionId = Annotated[str, typer.Argument(help="Id of the session.", show_default=False)]
+NewModel = Annotated[
+    str | None, typer.Option(help="Model of a session that does not exist yet.", show_default=False)
+]
+PATIENCE_SECONDS = 300.0  # for which a command that streams retries while the server does not answer
 
 
 def client(url: str, key_file: Path | None, patience: float = 0.0) -> Carryover:

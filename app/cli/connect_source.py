@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli import connect
+from app.cli import connect, options
 from app.cli.connect import DEFAULT_URL
 
 if TYPE_CHECKING:
@@ -56,15 +56,8 @@ def connect_broker(
         str | None,
         typer.Option(metavar="TEMPLATE", help="Topic or stream for predictions.", show_default=False),
     ] = None,
-    level: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0, max=1.0, help="Add the interval of this level, such as 0.9.", show_default=False
-        ),
-    ] = None,
-    score: Annotated[
-        bool, typer.Option("--score", help="Add the surprise of each observation, from 0 to 1.")
-    ] = False,
+    level: options.Level = None,
+    score: options.Score = False,
     alarm_above: Annotated[
         float | None,
         typer.Option(

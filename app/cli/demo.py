@@ -22,6 +22,7 @@ import typer
 
 from models.errors import ModelsError
 from models.installation import install_command
+from models.wording import counted
 
 if TYPE_CHECKING:
     from carryover import Carryover
@@ -181,9 +182,10 @@ def _stream(service: Carryover, model: str, series: str, values: list[float]) ->
             _draw(series, comparison, first=not start)
             time.sleep(FRAME_SECONDS)
     kept, lost = comparison.errors
+    times = lost / max(kept, 1e-12)
     print(
-        f"{series}: {comparison.rows} predictions; mean squared error {kept:.3g} with the state carried, "
-        f"{lost:.3g} when it is reset at each chunk of {CHUNK}: {lost / max(kept, 1e-12):,.0f} times that"
+        f"{series}: {counted(comparison.rows, 'prediction')}; mean squared error {kept:.3g} with the state "
+        f"carried, {lost:.3g} when it is reset at each chunk of {CHUNK}: {times:,.0f} times that"
     )
 
 

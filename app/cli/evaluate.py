@@ -16,6 +16,7 @@ from app.cli import options
 from app.cli.bundles import DataArguments, with_bundles
 from app.cli.evaluate_fleet import evaluate_fleet
 from app.cli.tables import format_number, print_rows
+from models.wording import counted
 
 if TYPE_CHECKING:
     from models.artifact.files import Artifact
@@ -281,7 +282,7 @@ def _print_forecasts(rolling: Rolling) -> None:
         method: [format_number(value) for score in scores for value in astuple(score)]
         for method, scores in rolling.scores.items()
     }
-    title = f"forecasts from {len(rolling.rows)} rows, the mean over all their steps; scaled units"
+    title = f"forecasts from {counted(len(rolling.rows), 'row')}, the mean over all their steps; scaled units"
     print_rows(title, headings, rows)
     if rolling.bands:
         headings = ["by target", "worst place", "after a miss", "interval score", "quantile loss"]

@@ -65,7 +65,7 @@ def _print_tables(model: Artifact, results: Sequence[SeriesResult], chunk: int) 
         }
         print_rows("forecasts, over all their steps; means over the series; scaled units", headings, rows)
     if len(results) > MOST_SHOWN:
-        print(f"{len(results) - MOST_SHOWN} more series are not shown; --json has all")
+        print(f"not shown: {len(results) - MOST_SHOWN} more series; --json has all")
     if not all(result.known for result in results):
         print("* the network was not trained on this series: its session found its own scale")
 

@@ -15,8 +15,6 @@ from app.cli.connect import DEFAULT_URL
 if TYPE_CHECKING:
     from carryover import Event
 
-PATIENCE_SECONDS = 300.0
-
 
 def events(
     count: Annotated[
@@ -48,7 +46,7 @@ def events(
     behind = ALL_REMEMBERED if remembered else last_event_id
     # Ctrl-C is how a reader of an endless stream ends it.
     with (
-        connect.client(url, key_file, PATIENCE_SECONDS) as service,
+        connect.client(url, key_file, connect.PATIENCE_SECONDS) as service,
         suppress(KeyboardInterrupt),
         closing(service.events(behind)) as found,
     ):

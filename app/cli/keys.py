@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli import options
+from models.wording import counted
 
 if TYPE_CHECKING:
     from app.access.keys import Key
@@ -102,7 +103,7 @@ def add(
     key, token = generate_key(name, tenant, role.value, now, quota)
     write(path, [*known, key])
     print(token)
-    typer.echo(f"{path}: {len(known) + 1} keys. The token is not shown again.", err=True)
+    typer.echo(f"{path}: {counted(len(known) + 1, 'key')}. The token is not shown again.", err=True)
 
 
 @keys.command("list", short_help="List the keys.")
@@ -133,7 +134,7 @@ def remove(
     if len(remaining) == len(known):
         raise typer.BadParameter(f"there is no key {name!r} in {path}")
     write(path, remaining)
-    print(f"{path}: {len(remaining)} keys")
+    print(f"{path}: {counted(len(remaining), 'key')}")
 
 
 def _read_keys(file: Path | None, missing_is_empty: bool = False) -> tuple[Path, list[Key]]:

@@ -17,7 +17,6 @@ from app.cli.connect import DEFAULT_URL
 if TYPE_CHECKING:
     from carryover import Segment
 
-PATIENCE_SECONDS = 300.0
 PIECE_BYTES = 3200  # 0.1 s of 16 kHz: what may be read at once of a pipe that goes on
 
 
@@ -30,9 +29,7 @@ def listen(
         ),
     ],
     session: connect.SessionId,
-    model: Annotated[
-        str | None, typer.Option(help="Model of a session that does not exist yet.", show_default=False)
-    ] = None,
+    model: connect.NewModel = None,
     rate: Annotated[
         int, typer.Option(min=1, help="Samples a second on standard input; a file says it itself.")
     ] = 16_000,
@@ -82,7 +79,7 @@ def listen(
         raise typer.BadParameter("needs a file: samples of standard input are gone", param_hint="--resume")
     with ExitStack() as stack:
         written = None if out is None else _Written(out, resume)
-        service = stack.enter_context(connect.client(url, key_file, PATIENCE_SECONDS))
+        service = stack.enter_context(connect.client(url, key_file, connect.PATIENCE_SECONDS))
         target = service.session(session, model)
         try:
             if str(audio) == "-":

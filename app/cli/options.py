@@ -108,6 +108,12 @@ Gaps = Annotated[
         help="Treat empty cells (nan, null) as not observed: filled in for training, left out of errors.",
     ),
 ]
+Name = Annotated[str | None, typer.Option(help="Name it is served under. [default: the folder's]")]
+Score = Annotated[bool, typer.Option("--score", help="Add the surprise of each observation, from 0 to 1.")]
+Level = Annotated[
+    float | None,
+    typer.Option(min=0.0, max=1.0, help="Add the interval of this level, such as 0.9.", show_default=False),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Threads = Annotated[
     int,
@@ -177,7 +183,7 @@ def print_fleet_notes(fleet: Mapping[str, Series]) -> None:
     """The same of many series: the first of each, and of how many series there are more."""
     noted = [f"{name}: {note}" for name, series in fleet.items() for note in series.notes[:1]]
     more = len(noted) - MOST_NOTES
-    print_notes([*noted[:MOST_NOTES], *([f"{more} more series have notes"] if more > 0 else [])])
+    print_notes([*noted[:MOST_NOTES], *([f"{more} more series with notes"] if more > 0 else [])])
 
 
 def artifact_name(given: str | None, folder: Path) -> str:

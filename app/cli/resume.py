@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from app.cli.row_reader import Row, time_of
 from models.errors import BadData
+from models.wording import counted
 
 if TYPE_CHECKING:
     from carryover import Answer
@@ -324,7 +325,7 @@ def _last_time(time: datetime | None, written: Written | None, position: int) ->
 
 
 def _skipped_text(count: int, last: float) -> str:
-    return f"{count} rows at or before {_text(last)} are skipped: they were applied before"
+    return f"skipping {counted(count, 'row')} at or before {_text(last)}: applied before"
 
 
 def _text(seconds: float) -> str:

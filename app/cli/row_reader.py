@@ -24,6 +24,7 @@ from models.data.tables.options import NO_OPTIONS, TableOptions
 from models.data.tables.pieces import Table
 from models.data.tables.text import BLOCK_BYTES, read_blocks
 from models.errors import BadData
+from models.wording import counted
 
 POLL_SECONDS = 0.2
 
@@ -104,8 +105,8 @@ class RowSource:
             yield from (_mean(*complete) for complete in resampler.add(round(row.seconds * 1e6), values))
         yield from (_mean(*complete) for complete in resampler.finish())
         print(
-            f"note: {rows} rows were resampled to {format_step(step)}: means of their steps; "
-            f"{resampler.empty} steps without a row are gaps",
+            f"note: resampled {counted(rows, 'row')} to {format_step(step)}: means of their steps; "
+            f"{counted(resampler.empty, 'step')} without a row, left as gaps",
             file=sys.stderr,
         )
 

@@ -15,6 +15,7 @@ import typer
 
 from app.cli import connect, options
 from app.cli.connect import DEFAULT_URL
+from models.wording import counted
 
 if TYPE_CHECKING:
     from carryover import SessionInfo
@@ -159,7 +160,7 @@ def export(
     counts = session_backup.ExportCounts()
     with connect.client(url, key_file) as server:
         _count(session_backup.export_sessions(server, folder, counts, prune=prune), server.count())
-    print(f"{counts.written} sessions exported to {folder}, {counts.unchanged} unchanged", end="")
+    print(f"{counted(counts.written, 'session')} exported to {folder}, {counts.unchanged} unchanged", end="")
     if counts.removed:
         print(f", {counts.removed} removed that the server no longer has", end="")
     if counts.kept:
@@ -185,7 +186,7 @@ def import_(
         count = _count(
             session_backup.import_sessions(server, folder), len(session_backup.read_session_list(folder))
         )
-    print(f"{count} sessions imported from {folder}")
+    print(f"{counted(count, 'session')} imported from {folder}")
 
 
 @sessions.command(short_help="Check the file of a store.")
@@ -205,8 +206,8 @@ def check(
     if as_json:
         print(json.dumps(asdict(report) | {"sound": report.is_sound}))
         return 0 if report.is_sound else 1
-    print(f"{report.sessions} sessions: {report.readable} are sound", end="")
-    print(f", {report.damaged} are damaged, {report.missing} cannot be found")
+    print(f"{counted(report.sessions, 'session')}: {report.readable} sound", end="")
+    print(f", {report.damaged} damaged, {report.missing} not found")
     if report.examples:
         print(f"damaged: {', '.join(report.examples)}" + (" and others" if report.damaged > 5 else ""))
     print(f"lost commits: {report.loss}" if report.loss else "no commits were lost")
@@ -226,7 +227,7 @@ def divide(
 
     count = sum(divide(file, workers))
     names = ", ".join(path.name for path in worker_paths(file, workers))
-    print(f"{count} sessions divided among {workers} worker{'s' * (workers != 1)}: {names}")
+    print(f"{counted(count, 'session')} divided among {counted(workers, 'worker')}: {names}")
 
 
 def _labels(given: Iterable[str]) -> dict[str, str]:

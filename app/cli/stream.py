@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from app.cli.resume import Beginning
 
-PATIENCE_SECONDS = 300.0
 CHUNK, CHUNKS_AHEAD, STEPS = 50, 8, 20
 
 
@@ -31,12 +30,6 @@ class Format(StrEnum):
 
     csv = "csv"
     jsonl = "jsonl"
-
-
-Level = Annotated[
-    float | None,
-    typer.Option(min=0.0, max=1.0, help="Add the interval of this level, such as 0.9.", show_default=False),
-]
 
 
 @with_bundles
@@ -49,9 +42,7 @@ def stream(
         ),
     ],
     session: connect.SessionId,
-    model: Annotated[
-        str | None, typer.Option(help="Model of a session that does not exist yet.", show_default=False)
-    ] = None,
+    model: connect.NewModel = None,
     columns: Annotated[
         str | None,
         typer.Option(
@@ -75,10 +66,8 @@ def stream(
             min=1, help="Observations in a chunk. [default: 50; with --follow or - 1]", show_default=False
         ),
     ] = None,
-    level: Level = None,
-    score: Annotated[
-        bool, typer.Option("--score", help="Add the surprise of each observation, from 0 to 1.")
-    ] = False,
+    level: options.Level = None,
+    score: options.Score = False,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="File to write. [default: standard output]", show_default=False),
@@ -127,7 +116,7 @@ def stream(
         source = stack.enter_context(
             row_reader.open_rows(data, sys.stdin, follow=follow, options=table, step=step)
         )
-        service = stack.enter_context(connect.client(url, key_file, PATIENCE_SECONDS))
+        service = stack.enter_context(connect.client(url, key_file, connect.PATIENCE_SECONDS))
         target = service.session(session, model)
         info, described = _find(service, target, model)
         inputs = _inputs_without_times(described, time_column)
@@ -191,7 +180,7 @@ def forecast(
             show_default=False,
         ),
     ] = None,
-    level: Level = None,
+    level: options.Level = None,
     future: Annotated[
         Path | None,
         typer.Option(

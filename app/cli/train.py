@@ -61,7 +61,7 @@ def train(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for the artifact; an artifact there is replaced.")
     ] = Path("artifacts/model"),
-    name: Annotated[str | None, typer.Option(help="Name it is served under. [default: the folder's]")] = None,
+    name: options.Name = None,
     columns: options.Columns = None,
     targets: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="Columns to predict. [default: all input columns]")
@@ -156,24 +156,27 @@ def train(
     For example: carryover train readings.csv --out artifacts/pump --columns flow,pressure
     """
     check_options(context, of_text=text is not None)
+    of_every_recipe = {
+        "hidden_size": hidden,
+        "num_layers": layers,
+        "cell": cell,
+        "epochs": epochs,
+        "patience": patience,
+        "streams": streams,
+        "piece": piece,
+        "dropout": dropout,
+        "weight_decay": weight_decay,
+        "learning_rate": learning_rate,
+        "schedule": schedule,
+        "clip": clip,
+        "seed": seed,
+    }
     if text is not None:
         recipe_of_text = recipe_options.build_text_recipe(
-            hidden_size=hidden,
-            num_layers=layers,
-            cell=cell,
+            **of_every_recipe,
             embedding=embedding,
-            epochs=epochs,
             minutes=DEFAULT_TEXT_MINUTES if minutes is None and epochs is None else minutes,
-            patience=patience,
-            streams=streams,
-            piece=piece,
-            dropout=dropout,
-            weight_decay=weight_decay,
-            learning_rate=learning_rate,
-            schedule=schedule,
-            clip=clip,
             bfloat16=bfloat16,
-            seed=seed,
         )
         _set_device(device, threads)
         checkpoint = checkpoint or _default_checkpoint(out)
@@ -191,27 +194,14 @@ def train(
             resume,
         )
         return
-    of_network = {
-        "hidden_size": hidden,
-        "num_layers": layers,
-        "cell": cell,
+    of_network = of_every_recipe | {
         "head": options.parse_sizes(head, "--head"),
         "predicts": predicts,
-        "epochs": epochs,
-        "patience": patience,
-        "streams": streams,
-        "piece": piece,
         "judge_every": judge_every,
         "shuffled": shuffled,
         "drift": drift,
-        "dropout": dropout,
-        "weight_decay": weight_decay,
         "closed_loop": closed_loop,
-        "learning_rate": learning_rate,
-        "schedule": schedule,
-        "clip": clip,
         "scaled": scaled,
-        "seed": seed,
     }
     of_sessions = {
         "readout": readout,

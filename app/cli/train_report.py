@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.cli import options
+from models.wording import counted
 
 if TYPE_CHECKING:
     from models.artifact.files import Artifact
@@ -67,9 +68,8 @@ def finish_training(
 def _print_summary(training: Training, artifact: Artifact, seconds: float, out: Path, failed: bool) -> None:
     one_step, free = artifact.metrics["one_step"], artifact.metrics.get("free_run")
     served = artifact.metrics.get("served")
-    print(
-        f"{out}: {len(training.history)} epochs in {seconds:.1f} s, fingerprint {artifact.fingerprint[:12]}"
-    )
+    epochs = counted(len(training.history), "epoch")
+    print(f"{out}: {epochs} in {seconds:.1f} s, fingerprint {artifact.fingerprint[:12]}")
     frozen = " frozen" if served else ""
     if artifact.fleet is not None:
         print(f"one network of {len(artifact.fleet.names)} series; errors are means over them")
@@ -85,7 +85,8 @@ def _print_summary(training: Training, artifact: Artifact, seconds: float, out: 
         )
     if free:
         errors = ", ".join(f"{target} {_measure(rmse)}" for target, rmse in free["rmse"].items())
-        print(f"free-running {free['steps']} steps after {free['warmup']} observations, RMSE: {errors}")
+        run = f"{counted(free['steps'], 'step')} after {counted(free['warmup'], 'observation')}"
+        print(f"free-running {run}, RMSE: {errors}")
     serving = "" if failed else f"; serve it: carryover serve --models {out}"
     print(f"see {out / 'figure.png'}{serving}")
 

@@ -177,6 +177,7 @@ def encode_session(view: SessionView) -> dict[str, Any]:
         "labels": labels_by_name(view.labels),
         "alert": None if view.alert is None else msgspec.structs.asdict(view.alert),
         "alert_raised": view.alert_raised,
+        "rate": view.rate,
     }
 
 

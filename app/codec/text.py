@@ -69,7 +69,7 @@ def parse_event_id(text: str) -> tuple[int, int]:
     return parse_epoch(epoch), int(position)
 
 
-# --- OpenAI's completions
+# --- for OpenAI's clients
 
 
 @dataclass(slots=True)
@@ -125,6 +125,16 @@ class Completion:
         }
 
 
+def encode_text_model(name: str, created: int) -> dict[str, Any]:
+    """A model that writes text, as OpenAI's clients read it.
+
+    Parameters
+    ----------
+    created : seconds since 1970
+    """
+    return {"id": name, "object": "model", "created": created, "owned_by": "carryover"}
+
+
 def _overlap(text: str, stop: str) -> int:
     """Characters at the end of the text with which this stop begins."""
     sizes = range(min(len(stop) - 1, len(text)), 0, -1)
@@ -145,15 +155,20 @@ def _data(value: dict[str, Any]) -> bytes:
 
 
 def openai_error(error: CarryoverError) -> tuple[int, dict[str, Any], dict[str, str]]:
-    """Status, body and headers of an error as OpenAI's clients read it; the whole problem is beside it."""
+    """Status, body and headers of an error as OpenAI's clients read it."""
     status, body, headers = problem(error)
+    return status, openai_body(body), headers
+
+
+def openai_body(body: dict[str, Any]) -> dict[str, Any]:
+    """The body of a problem as OpenAI's clients read it; the whole problem is beside it."""
     described = {
-        "message": error.detail,
-        "type": "invalid_request_error" if status < 500 else "server_error",
-        "param": error.extra.get("field"),
+        "message": body["detail"],
+        "type": "invalid_request_error" if body["status"] < 500 else "server_error",
+        "param": body.get("field"),
         "code": body["type"].rpartition(":")[2],
     }
-    return status, {"error": described, "problem": body}, headers
+    return {"error": described, "problem": body}
 
 
 def encode_openai_error(error: CarryoverError) -> bytes:

@@ -55,7 +55,7 @@ from app.observability.metrics import Metrics
 from app.observability.tracing import Tracing
 from app.session.notes import Alert
 from app.session.steady_clock import SteadyClock
-from app.stores import LabelPage, Store
+from app.stores import NamePage, Store
 from models.forecaster import Forecaster
 
 log = logging.getLogger("carryover.engine")
@@ -263,18 +263,18 @@ class Engine:
             pages += await self.peers.ranked(query, after, limit)
         return list(islice(heapq.merge(*pages, reverse=query.descending), limit))
 
-    async def _by_name(self, query: SessionQuery, after: str, limit: int) -> LabelPage:
+    async def _by_name(self, query: SessionQuery, after: str, limit: int) -> NamePage:
         page = await self.by_name_here(query, after, limit)
         if self.peers is None:
             return page
         pages = [page, *await self.peers.by_name(query, after, limit)]
-        return LabelPage.merge(pages, limit, descending=query.names_descend)
+        return NamePage.merge(pages, limit, descending=query.names_descend)
 
     async def ranked_here(self, query: SessionQuery, after: Rank | None, limit: int) -> list[RankedSession]:
         """See `Listing.ranked`: of the sessions that this engine owns."""
         return await self._listing.ranked(query, after, limit)
 
-    async def by_name_here(self, query: SessionQuery, after: str, limit: int) -> LabelPage:
+    async def by_name_here(self, query: SessionQuery, after: str, limit: int) -> NamePage:
         """See `Listing.by_name`: of the sessions that this engine owns."""
         return await self._listing.by_name(query, after, limit)
 

@@ -10,20 +10,16 @@ others by name: a session that is not resident has to be loaded before anything 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import math
 from collections.abc import Callable
-from functools import partial
-from itertools import islice
 
 from app.engine.ranking import Rankings
 from app.engine.residents import Residents
 from app.jobs.session_query import Rank, RankedSession, SessionQuery
 from app.session.label_index import MAX_CANDIDATES
-from app.session.names import SEPARATOR, name_range
-from app.session.notes import NO_NOTES
+from app.session.names import SEPARATOR
 from app.session.slab import Slab
-from app.stores import LabelPage
+from app.stores import NamePage, NamesQuery
 
 SLICE_NAMES = 100  # about 0.1 ms in memory
 MAX_RANKED_NAMES = 5000  # names that a page leaves out at most because they were listed by value
@@ -44,15 +40,15 @@ class Listing:
         self._turn = asyncio.Lock()  # first come, first served
         self._rankings = Rankings(residents)
 
-    async def by_name(self, query: SessionQuery, after: str, limit: int) -> LabelPage:
-        """Up to `limit` sessions with names behind `after`, sorted by name; see `LabelPage`.
+    async def by_name(self, query: SessionQuery, after: str, limit: int) -> NamePage:
+        """Up to `limit` sessions with names behind `after`, sorted by name; see `NamePage`.
 
         Of a query with an order, those that have no value. Of each session the model's name takes the place
         of the fingerprint. The work grows with `limit` and the number of models, and not with the number of
         sessions. With labels, or behind the sessions that have a value, a page may be short.
         """
         if query.order is not None and self._rankings.covers(query, self._count(query)):
-            return LabelPage((), None)
+            return NamePage((), None)
         found: list[tuple[str, str]] = []
         total = 0
         while True:
@@ -68,9 +64,9 @@ class Listing:
             total += len(page.found)
             is_enough = len(found) >= limit or bool(query.labels) or total >= MAX_RANKED_NAMES
             if page.end is None or is_enough:
-                page = LabelPage.of(found, limit, page.end)
+                page = NamePage.of(found, limit, page.end)
                 models = self._residents.models
-                return LabelPage([(name, models.model_of(print_)) for name, print_ in page.found], page.end)
+                return NamePage([(name, models.model_of(print_)) for name, print_ in page.found], page.end)
             after = page.end
 
     async def ranked(self, query: SessionQuery, after: Rank | None, limit: int) -> list[RankedSession]:
@@ -86,42 +82,27 @@ class Listing:
                 return self._residents.counts.per_tenant[query.prefix.removesuffix(SEPARATOR)]
         return math.inf
 
-    async def _slice(self, query: SessionQuery, after: str, limit: int) -> LabelPage:
+    async def _slice(self, query: SessionQuery, after: str, limit: int) -> NamePage:
         models, store = self._residents.models, self._residents.store
-        call_store, prefix, labels = self._residents.call_store, query.prefix, query.labels
-        descending = query.names_descend
 
         def fingerprint_filter(fingerprint: str) -> bool:
             return query.model is None or models.model_of(fingerprint) == query.model
 
-        slabs = {
-            fingerprint: slab
-            for fingerprint, slab in ({} if store.writes_through else models.slabs).items()
-            if fingerprint_filter(fingerprint)
-        }
-        if labels:
-            labelled = partial(store.labelled, descending=descending)
-            page = await call_store(labelled, after, limit, prefix, fingerprint_filter, labels)
-            resident = [_labelled_residents(slab, query, after, limit) for slab in slabs.values()]
-            return LabelPage.merge([page, *resident], limit, descending=descending)
-        named = partial(store.names, descending=descending)
-        pages = [await call_store(named, after, limit, prefix, fingerprint_filter)]
-        start, end = name_range(after, prefix, descending=descending)
-        for fingerprint, slab in slabs.items():
-            names = slab.names.irange(start, end, (False, False), reverse=descending)
-            pages.append([(name, fingerprint) for name in islice(names, limit)])
-        merged = heapq.merge(*pages, reverse=descending)
-        return LabelPage.of(list(islice(merged, limit)), limit, None)
+        page_query = NamesQuery(
+            after, limit, query.prefix, fingerprint_filter, query.labels, query.names_descend
+        )
+        pages = [await self._residents.call_store(store.names, page_query)]
+        if not store.writes_through:
+            slabs = [slab for model, slab in models.slabs.items() if fingerprint_filter(model)]
+            pages += [_resident_names(slab, page_query) for slab in slabs]
+        return NamePage.merge(pages, limit, descending=page_query.descending)
 
 
-def _labelled_residents(slab: Slab, query: SessionQuery, after: str, limit: int) -> LabelPage:
-    count, labels, descending = max(limit, MAX_CANDIDATES), query.labels, query.names_descend
-    span = name_range(after, query.prefix, descending=descending)
-    names = slab.labels.candidates(labels[0], *span, count, descending=descending)
-    wanted, fingerprint = set(labels), slab.forecaster.fingerprint
-    found = [
-        (name, fingerprint)
-        for name in names
-        if not wanted.difference(slab.notes.get(slab.index[name], NO_NOTES).labels)
-    ]
-    return LabelPage.of(found, limit, names[-1] if len(names) == count else None)
+def _resident_names(slab: Slab, query: NamesQuery) -> NamePage:
+    fingerprint = slab.forecaster.fingerprint
+    if not query.labels:
+        return query.merge([[(name, fingerprint) for name in query.first(slab.names)]])
+    count, labels = max(query.limit, MAX_CANDIDATES), set(query.labels)
+    names = slab.labels.candidates(query.labels[0], *query.span, count, descending=query.descending)
+    found = [(name, fingerprint) for name in names if slab.has_labels(slab.index[name], labels)]
+    return NamePage.of(found, query.limit, names[-1] if len(names) == count else None)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from app.jobs.jobs import Job, Watcher
 from app.jobs.session_query import Rank, RankedSession, SessionQuery
-from app.stores import LabelPage
+from app.stores import NamePage
 
 
 class Peers(Protocol):
@@ -29,7 +29,7 @@ class Peers(Protocol):
     ) -> Sequence[list[RankedSession]]:
         """`Engine.ranked_here` of each other worker."""
 
-    async def by_name(self, query: SessionQuery, after: str, limit: int) -> Sequence[LabelPage]:
+    async def by_name(self, query: SessionQuery, after: str, limit: int) -> Sequence[NamePage]:
         """`Engine.by_name_here` of each other worker."""
 
     async def count_sessions(self, tenant: str | None) -> int:

@@ -22,7 +22,6 @@ from app.engine.residents import Residents
 from app.jobs.session_query import Order, Rank, RankedSession, SessionQuery
 from app.session.name_table import NameTexts
 from app.session.names import name_range
-from app.session.notes import NO_NOTES
 from app.session.slab import Slab
 from models.arrays import Epochs, Floats, Ints, Seconds, UInt32s
 
@@ -200,7 +199,7 @@ async def _labelled_rows(slab: Slab, query: SessionQuery) -> Ints | None:
     after, end = name_range("", query.prefix)
     while names := slab.labels.candidates(label, after, end, LABELLED_SLICE):
         found = [slab.index[name] for name in names]
-        rows += [row for row in found if not wanted.difference(slab.notes.get(row, NO_NOTES).labels)]
+        rows += [row for row in found if slab.has_labels(row, wanted)]
         after = names[-1]
         await asyncio.sleep(0)
     return np.array(rows, np.int64)

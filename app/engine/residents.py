@@ -29,7 +29,7 @@ from app.session.names import id_of, tenant_of
 from app.session.notes import NO_NOTES
 from app.session.rows import Rows, pack, scalar, unpack
 from app.session.slab import Slab
-from app.stores import Block, Record, SharedStore, Store, Tombstone
+from app.stores import Block, NamesQuery, Record, SharedStore, Store, Tombstone
 from models.arrays import Ints
 
 log = logging.getLogger("carryover.engine")
@@ -80,9 +80,9 @@ class Residents:
     async def count_sessions(self) -> None:
         """Count each tenant's sessions in the store. Called once, before the first tick."""
         after = ""
-        while names := await self.call_store(self.store.names, after, NAMES_PER_CALL):
-            self.counts.add(name for name, _ in names)
-            after = names[-1][0]
+        while found := (await self.call_store(self.store.names, NamesQuery(after, NAMES_PER_CALL))).found:
+            self.counts.add(name for name, _ in found)
+            after = found[-1][0]
 
     def find(self, session: str) -> tuple[Slab, int] | None:
         """Slab and row of a resident session."""

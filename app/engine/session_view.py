@@ -22,6 +22,7 @@ def session_view(session: str, slab: Slab, rows: Rows) -> SessionView:
     """The view of the first session in `rows`."""
     header = dict(zip(rows.headers.dtype.names or (), rows.headers[0].tolist(), strict=True))
     artifact, notes = slab.forecaster.artifact, rows.notes.get(0, NO_NOTES)
+    samples = slab.forecaster.samples
     return SessionView(
         session=session,
         model=artifact.name,
@@ -42,6 +43,7 @@ def session_view(session: str, slab: Slab, rows: Rows) -> SessionView:
         alert=notes.alert,
         alert_raised=notes.state.raised,
         surprise=_surprise(slab.forecaster, rows.carries),
+        rate=None if samples is None else samples.rate_of(rows.carries[0]),
     )
 
 

@@ -150,6 +150,7 @@ class SessionView:
     level : of the intervals that it wants with every chunk
     errors : [1, outputs], if it keeps its errors
     surprise : of its last observation, if it had a prediction
+    rate : samples a second, of a session over samples
     since_reset : observations since it was created or reset
     labels : `name:value` of each
     alert, alert_raised : its own alert, and whether an alert is raised
@@ -177,6 +178,7 @@ class SessionView:
     alert: Alert | None = None
     alert_raised: bool = False
     surprise: float | None = None
+    rate: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,6 @@ class ClosingProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         if self._lingering is not None:
-            self.server_state.total_requests += 1
             return
         super().on_response_complete()
         self._finish()

@@ -11,6 +11,7 @@ gets its own answer or error.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ class PlainConnection(Protocol):
 
     head: Head
     caller: Caller
+    loop: asyncio.AbstractEventLoop
 
     def parse_piece(self, data: bytes, *, plain: bool) -> None:
         """Parse what is not plain, or could not be submitted with the others."""
@@ -73,35 +75,28 @@ class Inbox:
         self._engine = engine
         self._max_steps = min(max_steps, LONG_CHUNK)
         self._mover = mover
-        self._connections: list[PlainConnection] = []
-        self._pieces: list[bytes] = []
-        self._since = 0.0  # when the first of them came in
+        self.pieces: dict[PlainConnection, bytes] = {}  # in the order in which they came in
+        self.heard = 0.0  # when the first of them came in, as the event loop's clock has it
+        self._since = 0.0  # the same, as `perf_counter` has it
         engine.arrivals.append(self)
 
     def __len__(self) -> int:
-        return len(self._connections)
+        return len(self.pieces)
 
-    def put(self, connection: PlainConnection, data: bytes) -> None:
-        """Take what has come in on a connection that is at rest."""
+    def put_first(self, connection: PlainConnection, data: bytes) -> None:
+        """Take what has come in on a connection at rest. While it is here, others add to `pieces`."""
         if self._engine.stopping:  # it may collect no other batch
             connection.parse_piece(data, plain=False)
             return
-        if not self._connections:
-            self._since = perf_counter()
-            self._engine.wake()
-        self._connections.append(connection)
-        self._pieces.append(data)
-
-    def take_back(self, connection: PlainConnection) -> bytes:
-        """Hand out what this connection has in here."""
-        i = self._connections.index(connection)
-        del self._connections[i]
-        return self._pieces.pop(i)
+        self.heard = connection.loop.time()
+        self._since = perf_counter()
+        self._engine.wake()
+        self.pieces[connection] = data
 
     def submit(self) -> None:
         """Submit the requests of the plain form, a job for each caller; the rest goes to its parser."""
-        connections, pieces = self._connections, self._pieces
-        self._connections, self._pieces = [], []
+        connections, pieces = list(self.pieces), list(self.pieces.values())
+        self.pieces.clear()
         try:
             heads = [connection.head for connection in connections]
             exact = self._engine.residents.models.take_doubles

@@ -98,7 +98,6 @@ class OrderedAnswers(HttpConnection):
         exchanges = self._exchanges
         while exchanges and exchanges[0].response:
             exchange = exchanges.popleft()
-            self.server_state.total_requests += 1
             self.transport.write(exchange.response)
             if not exchange.keep_alive:
                 exchanges.clear()

@@ -70,8 +70,12 @@ class PlainReading(OrderedAnswers):
             if self._owner is not None and self._move(data):
                 return
             self._plain = IN_INBOX
-            self._last_heard = self.loop.time()
-            self.inbox.put(self, data)
+            inbox = self.inbox
+            if inbox.pieces:  # nearly always where there are many connections, so it must cost little
+                inbox.pieces[self] = data
+            else:
+                inbox.put_first(self, data)
+            self._last_heard = inbox.heard
         else:
             if self._plain is not NO:
                 data = self._end_plain() + data
@@ -100,7 +104,6 @@ class PlainReading(OrderedAnswers):
         if self._plain is IN_INBOX or self._plain is AWAITED:
             self._plain = NEXT
             self._misses = 0
-            self.server_state.total_requests += 1
             self.transport.write(response)
         elif self._awaited is not None:
             exchange, self._awaited = self._awaited, None
@@ -148,7 +151,7 @@ class PlainReading(OrderedAnswers):
         """Leave what is plain to the ordinary ways. Returns what must be parsed before anything else."""
         state, self._plain = self._plain, NO
         if state is IN_INBOX:
-            return self.inbox.take_back(self)
+            return self.inbox.pieces.pop(self)
         if state is AWAITED:
             self._awaited = ChunkExchange(self, "")
             self._exchanges.append(self._awaited)

@@ -184,6 +184,10 @@ class Slab:
             return {}
         return {i: self.notes[int(rows[i])] for i in np.flatnonzero(self._has_notes[rows]).tolist()}
 
+    def has_labels(self, row: int, labels: set[str]) -> bool:
+        """Whether the session at this row has all of these labels."""
+        return not labels.difference(self.notes.get(row, NO_NOTES).labels)
+
     def set_notes(self, row: int, notes: Notes) -> None:
         """Set the notes of a row, and list its session by its labels if it is published."""
         before = self.notes.get(row, NO_NOTES)

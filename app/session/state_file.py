@@ -199,7 +199,7 @@ def decode(data: bytes) -> SessionState:
         metadata = _metadata(data)
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Unprocessable(f"the body is not a safetensors file: {str(error)[:200]}") from None
-    _check_label(metadata)
+    _check_identity(metadata)
     if metadata.pop("checksum", "") != _checksum(metadata, tensors):
         raise Unprocessable("the checksum does not match the contents: the file is damaged", field="checksum")
     position, since_reset = _whole(metadata, "position"), _whole(metadata, "since_reset")
@@ -227,8 +227,8 @@ def decode(data: bytes) -> SessionState:
     )
 
 
-_LABELS = ("session", "model", "fingerprint")
-_FIELDS = (*_LABELS, "position", "since_reset", "created", "updated", "ttl_seconds")
+_IDENTITY = ("session", "model", "fingerprint")
+_FIELDS = (*_IDENTITY, "position", "since_reset", "created", "updated", "ttl_seconds")
 
 
 def _metadata(data: bytes) -> dict[str, str]:
@@ -245,7 +245,7 @@ def _checksum(metadata: dict[str, str], tensors: dict[str, AnyArray]) -> str:
     return digest.hexdigest()
 
 
-def _check_label(metadata: dict[str, str]) -> None:
+def _check_identity(metadata: dict[str, str]) -> None:
     if metadata.get("format") != FORMAT:
         raise Unprocessable(f"the file is not a {FORMAT} file", field="format")
     if metadata.get("version") != VERSION:
@@ -253,7 +253,7 @@ def _check_label(metadata: dict[str, str]) -> None:
             f"the file has version {str(metadata.get('version'))[:20]!r}, this server reads {VERSION!r}",
             field="version",
         )
-    for name in _LABELS:
+    for name in _IDENTITY:
         if not 1 <= len(metadata.get(name, "")) <= 256:
             raise Unprocessable(f"{name} is missing, or too long", field=name)
 

@@ -10,11 +10,15 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal, Protocol, runtime_checkable
 
+from sortedcontainers import SortedList
+
 from app.errors import CarryoverError, StepFailed
-from app.session.names import id_of
+from app.session.names import id_of, name_range
 from app.session.notes import Labels
+from app.session.rows import labels_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +69,58 @@ class Block:
         return Block(self.fingerprint, *([column[i] for i in indexes] for column in columns))  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True, slots=True)
-class LabelPage:
-    """A page of the sessions that have some labels.
+def any_model(fingerprint: str) -> bool:  # noqa: ARG001
+    """Accept the sessions of every model."""
+    return True
 
-    A page looks at a bounded number of sessions, so that labels that few sessions have together hold nobody
-    up. So it may have fewer sessions than were wanted though it is not the last.
+
+@dataclass(frozen=True, slots=True)
+class NamesQuery:
+    """Which page of the sessions, in the order of their names.
+
+    after : the name that was listed last; "" for the beginning, in either direction
+    limit : at most so many sessions
+    prefix : their names begin with it
+    fingerprint_filter : whether to list the sessions of this fingerprint
+    labels : each has all of these
+    descending : the greatest name first
+    """
+
+    after: str
+    limit: int
+    prefix: str = ""
+    fingerprint_filter: Callable[[str], bool] = any_model
+    labels: Labels = ()
+    descending: bool = False
+
+    @property
+    def span(self) -> tuple[str, str]:
+        """All names that are left sort behind the first text and before the second."""
+        return name_range(self.after, self.prefix, descending=self.descending)
+
+    def first(self, names: SortedList[str]) -> Iterator[str]:
+        """The first of these names."""
+        found = names.irange(*self.span, (False, False), reverse=self.descending)
+        return islice(found, self.limit)
+
+    def merge(self, lists: Iterable[Sequence[tuple[str, str]]]) -> NamePage:
+        """The page, of (name, fingerprint) lists that each begin with the first sessions of a model."""
+        merged = heapq.merge(*lists, reverse=self.descending)
+        return NamePage.of(list(islice(merged, self.limit)), self.limit, None)
+
+    def accepts(self, record: Record) -> bool:
+        """Whether the session has all of the labels, and its model is one to list."""
+        return self.fingerprint_filter(record.fingerprint) and not set(self.labels).difference(
+            labels_of(record.body)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NamePage:
+    """A page of the sessions.
+
+    With labels, a page looks at a bounded number of sessions, so that labels that few sessions have together
+    hold nobody up. So it may have fewer sessions than were wanted though it is not the last.
 
     found : (name, fingerprint) of each, in order
     end : no session up to this name, in the order of the list, is left out; None behind the last page
@@ -80,23 +130,23 @@ class LabelPage:
     end: str | None
 
     @classmethod
-    def of(cls, found: Sequence[tuple[str, str]], limit: int, end: str | None) -> LabelPage:
+    def of(cls, found: Sequence[tuple[str, str]], limit: int, end: str | None) -> NamePage:
         """A page of at most `limit` of these sessions."""
         return cls(found[:limit], found[limit - 1][0]) if len(found) >= limit else cls(found, end)
 
     @classmethod
-    def merge(cls, pages: Iterable[LabelPage], limit: int, *, descending: bool = False) -> LabelPage:
+    def merge(cls, pages: Iterable[NamePage], limit: int, *, descending: bool = False) -> NamePage:
         """One page of the pages of several stores, which have no session in common."""
         pages = list(pages)
+        if len(pages) == 1:
+            return cls.of(pages[0].found, limit, pages[0].end)
         ends = [page.end for page in pages if page.end is not None]
-        merged = heapq.merge(*(page.found for page in pages), reverse=descending)
+        first = islice(heapq.merge(*(page.found for page in pages), reverse=descending), limit)
         if not ends:
-            return cls.of(list(merged), limit, None)
-        if descending:
-            end = max(ends)
-            return cls.of([entry for entry in merged if entry[0] >= end], limit, end)
-        end = min(ends)
-        return cls.of([entry for entry in merged if entry[0] <= end], limit, end)
+            return cls.of(list(first), limit, None)
+        end = max(ends) if descending else min(ends)  # behind it, a page may have left a session out
+        sure = [entry for entry in first if (entry[0] >= end if descending else entry[0] <= end)]
+        return cls.of(sure, limit, end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +163,6 @@ Conflicts = Mapping[str, CarryoverError | None]
 """By session, why it was not kept or confirmed: None where another replica was ahead, or the error."""
 
 NO_CONFLICTS: Conflicts = {}
-
-
-def any_model(fingerprint: str) -> bool:  # noqa: ARG001
-    """Accept the sessions of every model."""
-    return True
 
 
 def find_unwritable(blocks: Sequence[Block], seal: Callable[[Block], object]) -> dict[str, CarryoverError]:
@@ -175,40 +220,11 @@ class Store(Protocol):
         away: it no longer has them.
         """
 
-    def names(
-        self,
-        after: str,
-        limit: int,
-        prefix: str = "",
-        fingerprint_filter: Callable[[str], bool] = any_model,
-        *,
-        descending: bool = False,
-    ) -> list[tuple[str, str]]:
-        """(name, fingerprint) of up to `limit` sessions behind `after` that begin with `prefix`, in order.
+    def names(self, query: NamesQuery) -> NamePage:
+        """A page of the sessions.
 
-        The work grows with `limit` and the number of models, and not with the number of sessions.
-
-        Parameters
-        ----------
-        after : what was listed last; "" for the beginning, in either direction
-        fingerprint_filter : whether to list the sessions of this fingerprint
-        descending : the greatest name first
-        """
-
-    def labelled(
-        self,
-        after: str,
-        limit: int,
-        prefix: str,
-        fingerprint_filter: Callable[[str], bool],
-        labels: Labels,
-        *,
-        descending: bool = False,
-    ) -> LabelPage:
-        """As `names`, of the sessions that have all of these labels, at least one.
-
-        The work grows with `limit`, and not with the number of sessions: the first label is looked up in an
-        index, and the others are checked.
+        The work grows with the page and the number of models, and not with the number of sessions. With
+        labels, the first is looked up in an index, and the others are checked.
         """
 
     def expired(self, now: float, limit: int) -> list[str]:

@@ -6,16 +6,13 @@ import heapq
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
 
 from sortedcontainers import SortedList
 
 from app.errors import CarryoverError
 from app.session.label_index import MAX_CANDIDATES, LabelIndex
-from app.session.names import name_range
-from app.session.notes import Labels
 from app.session.rows import labels_of
-from app.stores import NO_CONFLICTS, Block, Conflicts, LabelPage, Record, Tombstone, any_model
+from app.stores import NO_CONFLICTS, Block, Conflicts, NamePage, NamesQuery, Record, Tombstone
 
 
 class MemoryStore:
@@ -74,46 +71,15 @@ class MemoryStore:
                 tombstones[session] = self._tombstones[session]
         return records, tombstones
 
-    def names(
-        self,
-        after: str,
-        limit: int,
-        prefix: str = "",
-        fingerprint_filter: Callable[[str], bool] = any_model,
-        *,
-        descending: bool = False,
-    ) -> list[tuple[str, str]]:
-        start, end = name_range(after, prefix, descending=descending)
+    def names(self, query: NamesQuery) -> NamePage:
+        if query.labels:
+            return self._labelled(query)
         pages = [
-            [
-                (name, model)
-                for name in islice(names.irange(start, end, (False, False), reverse=descending), limit)
-            ]
+            [(name, model) for name in query.first(names)]
             for model, names in self._names.items()
-            if fingerprint_filter(model)
+            if query.fingerprint_filter(model)
         ]
-        return list(islice(heapq.merge(*pages, reverse=descending), limit))
-
-    def labelled(
-        self,
-        after: str,
-        limit: int,
-        prefix: str,
-        fingerprint_filter: Callable[[str], bool],
-        labels: Labels,
-        *,
-        descending: bool = False,
-    ) -> LabelPage:
-        count = max(limit, MAX_CANDIDATES)
-        span = name_range(after, prefix, descending=descending)
-        names = self._labels.candidates(labels[0], *span, count, descending=descending)
-        records = [self._records[name] for name in names]
-        found = [
-            (record.session, record.fingerprint)
-            for record in records
-            if fingerprint_filter(record.fingerprint) and not set(labels).difference(labels_of(record.body))
-        ]
-        return LabelPage.of(found, limit, names[-1] if len(names) == count else None)
+        return query.merge(pages)
 
     def expired(self, now: float, limit: int) -> list[str]:
         found: list[str] = []
@@ -135,6 +101,13 @@ class MemoryStore:
 
     def close(self) -> None:
         """Nothing outlives the process."""
+
+    def _labelled(self, query: NamesQuery) -> NamePage:
+        count = max(query.limit, MAX_CANDIDATES)
+        names = self._labels.candidates(query.labels[0], *query.span, count, descending=query.descending)
+        records = [self._records[name] for name in names]
+        found = [(record.session, record.fingerprint) for record in records if query.accepts(record)]
+        return NamePage.of(found, query.limit, names[-1] if len(names) == count else None)
 
     def _put(self, record: Record) -> None:
         self._pop(record.session)

@@ -13,10 +13,11 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from app.errors import ConfigError
-from app.stores import Record
+from app.stores import NamesQuery, Record
 from app.stores.sqlite.commit_mark import mark_path
 from app.stores.sqlite.store import SqliteStore
 from app.workers.place import owner_of
+from models.wording import counted
 
 SESSIONS_PER_COMMIT = 1000
 ALL_TOMBSTONES = 2**62
@@ -66,7 +67,7 @@ def claim(path: Path, count: int) -> None:
         _write_count(path, count)
     elif stored not in (None, count):
         raise ConfigError(
-            f"the sessions of store {path} belong to {stored} worker{'s' * (stored != 1)}: start with "
+            f"the sessions of store {path} belong to {counted(stored, 'worker')}: start with "
             f"--workers {stored}, or divide them anew with: carryover sessions divide {path} {count}"
         )
 
@@ -109,7 +110,8 @@ def divide(path: Path, count: int) -> Iterator[int]:
 
 def _move_sessions(old: SqliteStore, new: list[SqliteStore]) -> Iterator[int]:
     after = ""
-    while names := [name for name, _ in old.names(after, SESSIONS_PER_COMMIT)]:
+    while found := old.names(NamesQuery(after, SESSIONS_PER_COMMIT)).found:
+        names = [name for name, _ in found]
         records, others = old.load(names)
         if len(records) < len(names):
             damaged = next(iter(others), "")

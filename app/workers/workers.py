@@ -40,7 +40,7 @@ from app.jobs.session_query import Rank, RankedSession, SessionQuery
 from app.jobs.split import JobParts
 from app.model_library import ModelLibrary
 from app.session.names import id_of
-from app.stores import LabelPage
+from app.stores import NamePage
 from app.workers.handed_over import HandedOverChunks
 from app.workers.peer import ANSWER_SECONDS, Peer
 from app.workers.place import Place, owner_of
@@ -245,10 +245,10 @@ class Workers:
         pages = await self.ask("ranked", query, after, limit)
         return [[RankedSession(*session) for session in page] for page in pages]
 
-    async def by_name(self, query: SessionQuery, after: str, limit: int) -> Sequence[LabelPage]:
+    async def by_name(self, query: SessionQuery, after: str, limit: int) -> Sequence[NamePage]:
         """`Engine.by_name_here` of each other worker."""
         pages = await self.ask("by_name", query, after, limit)
-        return [LabelPage([(name, model) for name, model in found], end) for found, end in pages]
+        return [NamePage([(name, model) for name, model in found], end) for found, end in pages]
 
     async def _ranked_here(self, query: Any, after: Any, limit: int) -> list[RankedSession]:
         rank = None if after is None else Rank(*after)

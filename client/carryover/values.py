@@ -458,7 +458,10 @@ class History:
 
 @dataclass(frozen=True)
 class SessionInfo:
-    """A session as the server describes it. `more` holds fields that this client does not know."""
+    """A session as the server describes it. `more` holds fields that this client does not know.
+
+    rate : samples a second, of a session over samples
+    """
 
     session: str
     model: str
@@ -477,6 +480,7 @@ class SessionInfo:
     errors: Mapping[str, Any] | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     surprise: float | None = None
+    rate: int | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -18,6 +18,7 @@ from models.adaptation.layout import LearnedLayout, Shape
 from models.arrays import Floats, Ints
 from models.artifact.artifact import HORIZONS, Artifact
 from models.artifact.learning import Learning, feature_count
+from models.nets.layers import Linear
 
 WINDOW = 100_000  # longest window of a running mean; beyond it, float32 rounding loses new values
 SCALE_WINDOW = 200  # window of the mean squared error that scales the intervals (part `interval_mse`)
@@ -128,7 +129,8 @@ class Learner:
         self.levels = np.array(learning.levels, np.float32)
         self.target_columns = [artifact.columns.index(name) for name in artifact.targets]
         # [hidden, rank], projects the hidden state to fewer features; None where all of it is used
-        self._hidden_projection = artifact.weights.get("readout.basis")
+        basis = artifact.weights.get("readout.basis")
+        self._project = None if basis is None else Linear(basis.T, np.zeros(basis.shape[1], np.float32))
         self._features = feature_count(learning, artifact.hidden_size, artifact.input_size)
         self.layout = LearnedLayout(_shapes(learning, self._features, artifact.output_size))
         self.size = self.layout.size
@@ -235,7 +237,9 @@ class Learner:
         rows : [batch, size], of sessions that have observed something
         first : [batch], the first step; 1 is the next observation
         """
-        return self._direct().forecast(rows, first, steps)
+        if self._horizons is None:
+            raise LookupError("the sessions feed predictions back")
+        return self._horizons.forecast(rows, first, steps)
 
     def forecast_widths(self, rows: Floats, steps: int) -> Floats:
         """[batch, steps, levels, outputs], half-widths of the intervals of a forecast, scaled."""
@@ -318,11 +322,6 @@ class Learner:
         parts = self.layout.parts(row)
         return {HORIZONS + name: parts[name].copy() for name in horizons.PRIOR_PARTS if self._horizons}
 
-    def _direct(self) -> HorizonLearner:
-        if self._horizons is None:
-            raise LookupError("the sessions feed predictions back")
-        return self._horizons
-
     def _correct(self, rows: Floats, hidden: Floats, inputs: Floats, outputs: Floats) -> Floats:
         if not self.learning.adapts_readout:
             return outputs
@@ -331,8 +330,8 @@ class Learner:
             features[:, :, 0] = outputs
         else:
             stop = 0
-            if self._hidden_projection is not None:
-                hidden = hidden @ self._hidden_projection
+            if self._project is not None:
+                hidden = self._project(hidden)
             for part in (hidden, inputs):
                 if part is not inputs or self.learning.inputs:
                     start, stop = stop, stop + part.shape[1]

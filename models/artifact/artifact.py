@@ -100,11 +100,11 @@ class Artifact:
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_labels(self)
+        _check_names(self)
         _check_size(self)
         _check_scaling(self)
         check_learning(self, self.learning)
-        _check_ahead(self)
+        _check_future(self)
         _check_embedding(self)
         _check_vocabulary(self)
         _check_fleet(self)
@@ -272,7 +272,7 @@ class Artifact:
         }
 
 
-def _check_labels(artifact: Artifact) -> None:
+def _check_names(artifact: Artifact) -> None:
     check_name(artifact.name)
     for what, names in (("inputs", artifact.columns), ("targets", artifact.targets)):
         if what == "targets" and artifact.vocabulary:
@@ -349,7 +349,7 @@ def check_learning(artifact: Artifact, learning: Learning) -> None:
         raise BadArtifact(f"spread must have {artifact.output_size} numbers for each level")
 
 
-def _check_ahead(artifact: Artifact) -> None:
+def _check_future(artifact: Artifact) -> None:
     for name in artifact.future:
         if name not in artifact.columns or name in artifact.targets:
             raise BadArtifact(f"{str(name)[:80]!r} is known ahead, so it must be an input and not a target")

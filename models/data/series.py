@@ -159,8 +159,9 @@ def describe_irregular(times: Times) -> str | None:
     if not len(rows) or step <= 0:
         return None
     row = int(rows[0])
+    verb = "is" if len(rows) == 1 else "are"
     return (
-        f"{len(rows)} of {len(steps)} steps are not the usual {step:g} s; the first is {steps[row]:g} s, "
+        f"{len(rows)} of {len(steps)} steps {verb} not the usual {step:g} s; the first is {steps[row]:g} s, "
         f"before row {row + 2} at {times[row + 1]}. --resample {format_step(step)} mends them"
     )
 

@@ -122,7 +122,7 @@ def backtest(
     *,
     chunk: int = 50,
     season: int | None = None,
-    fleet: Artifact | None = None,
+    served: Artifact | None = None,
 ) -> Backtest:
     """Stream the test part through the artifact's network.
 
@@ -136,7 +136,7 @@ def backtest(
         Observations of a chunk.
     season
         Rows of a season; without it, one is looked for in the training part.
-    fleet
+    served
         Serves the session in place of the artifact: the same network, whose session does not know the scale
         of this series. The errors are in the scale of the artifact, and so is the frozen network.
 
@@ -159,13 +159,12 @@ def backtest(
     known = fill_gaps(series.source, artifact.targets, values)
     season = season or find_season(known[: split.train])
     run = None
-    if artifact.learning.enabled or fleet is not None:
-        run = _simulate_session(fleet or artifact, series, split, chunk)
+    if artifact.learning.enabled or served is not None:
+        run = _simulate_session(served or artifact, series, split, chunk)
     predictions = _predictions(artifact, dataset, known, rows, chunk, season)
     if run is not None:
         frozen = {FROZEN: predictions.pop(NETWORK)}
-        served = run.predictions[-len(rows) :].astype(np.float64)
-        predictions = {NETWORK: served, **frozen, **predictions}
+        predictions = {NETWORK: run.predictions[-len(rows) :].astype(np.float64), **frozen, **predictions}
     spread = artifact.target_scaling.std
     truth, past = values[rows.start : rows.stop], values[: split.train]
     errors = {method: predicted - truth for method, predicted in predictions.items()}

@@ -83,7 +83,7 @@ def backtest_fleet(
                 served = None if known else artifact
                 past = series.pick(artifact.columns)[: split.train]
                 of_series = artifact.of_series(fit_scaling(past) if scaling is None else scaling)
-            result = backtest(of_series, series, split, chunk=chunk, season=season, fleet=served)
+            result = backtest(of_series, series, split, chunk=chunk, season=season, served=served)
             rolling = None
             if horizons:
                 rolling = evaluate_forecasts(of_series, series, split, horizons, season, served)

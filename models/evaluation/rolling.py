@@ -151,7 +151,7 @@ def evaluate_forecasts(
     split: Split,
     horizons: Sequence[int],
     season: int | None = None,
-    fleet: Artifact | None = None,
+    served: Artifact | None = None,
     session: SessionForecasts | None = None,
     *,
     baselines: bool = True,
@@ -166,7 +166,7 @@ def evaluate_forecasts(
         Steps of the forecasts, ascending.
     season
         Rows of a season; without it, the artifact's, or one that is found in the training part.
-    fleet
+    served
         Serves the session in place of the artifact, as in `backtest`.
     session
         The network's forecasts from the rows of `origins`, if they were made elsewhere.
@@ -178,7 +178,7 @@ def evaluate_forecasts(
     BadData
         The test part is shorter than the longest forecast, or the model does not forecast.
     """
-    steps, forecaster = max(horizons), Forecaster(fleet or artifact)
+    steps, forecaster = max(horizons), Forecaster(served or artifact)
     rows = origins(series, split, steps)
     if forecaster.missing or forecaster.future_inputs:
         raise BadData(f"{artifact.name!r} needs more than its own predictions to forecast; see `forecast`")
@@ -189,7 +189,7 @@ def evaluate_forecasts(
         season = forecaster.learning.season
     season = season or find_season(known[: split.train])
     if session is None:
-        session = forecast_session(artifact, series, rows, steps, fleet)
+        session = forecast_session(artifact, series, rows, steps, served)
     forecasts = {NETWORK: session.values}
     if baselines:
         forecasts |= _baselines(known, rows, steps, season)
@@ -229,13 +229,13 @@ def origins(series: Series, split: Split, steps: int) -> range:
 
 
 def forecast_session(
-    artifact: Artifact, series: Series, rows: range, steps: int, fleet: Artifact | None = None
+    artifact: Artifact, series: Series, rows: range, steps: int, served: Artifact | None = None
 ) -> SessionForecasts:
     """Forecast from each of these rows, in a session that observes every row from row 0 on.
 
-    `fleet` serves the session in place of the artifact, as in `backtest`.
+    `served` serves the session in place of the artifact, as in `backtest`.
     """
-    forecaster, scale, one = Forecaster(fleet or artifact), artifact.target_scaling, np.ones(1, np.int64)
+    forecaster, scale, one = Forecaster(served or artifact), artifact.target_scaling, np.ones(1, np.int64)
     observations = series.pick(artifact.columns).astype(np.float32)
     values: list[Doubles] = []
     widths: list[Doubles] = []

@@ -6,6 +6,7 @@ right into the longest pieces that fit, which for characters is one token each.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from models.errors import BadArtifact
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 """The piece that stands for every character that a vocabulary does not have. It is never drawn."""
 
+SAMPLES = ("The sea ", "the sea ")
 MAX_PIECES = 32_768
 MAX_PIECE = 256  # characters
 
@@ -74,6 +76,16 @@ class Vocabulary:
         if self.unknown is None:
             raise ValueError(f"the model does not know the character {text[start]!r} (at {start})")
         return self.unknown, 1
+
+    @property
+    def sample(self) -> str:
+        """A short text without unknown characters, for examples: words if possible, or a piece."""
+        for text in SAMPLES:
+            with contextlib.suppress(ValueError):
+                if self.unknown not in self.encode(text):
+                    return text
+        known = [piece for piece in self.pieces if piece != UNKNOWN]
+        return next(filter(str.isprintable, known), known[0])
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of these tokens."""

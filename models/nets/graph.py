@@ -48,6 +48,8 @@ class GraphNet:
     BadArtifact : onnxruntime cannot load it, or is not installed
     """
 
+    batch_invariant = False
+
     def __init__(self, graph: bytes, signature: Signature, device: str, run_seconds: float) -> None:
         self._signature, self._run_seconds = signature, run_seconds
         self._runtime = _onnxruntime()

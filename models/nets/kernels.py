@@ -8,6 +8,9 @@ rnn     both have the columns           [h]
 gru     inputs: [n, r, z]; hidden state: [r, z, n]. The products overlap in r and z, and the two n stay
         apart, because the reset gate multiplies one of them:  [n of x, r, z, n of h]
 
+Every row is computed by the same operations in the same order, whatever its neighbours are and however many:
+a session's numbers do not depend on the batch that it is in, down to the last bit.
+
 The sigmoid and the tanh of the gates are arithmetic without branches or tables, so that the processor
 computes eight or sixteen at once. Their error is about one unit in the last place. Where they are multiplied,
 they share a division.
@@ -38,6 +41,7 @@ BITS_OF_ONE, MANTISSA = np.int32(127 << 23), np.int32(23)
 FLAT = single(18.02)  # beyond half of it, tanh is 1 in float32
 FAR = single(87)  # up to here exp neither overflows nor becomes denormal
 GATED_FAR = single(60)  # up to here, neither does its product with the exp of FLAT
+LINE = 16  # float32 numbers of a cache line
 BLOCK = 4  # chunks, and rows of weights, that are multiplied at a time: 16 factors fit the registers
 # Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26
 ERF_T = single(0.3275911)
@@ -45,20 +49,6 @@ ERF = tuple(map(single, (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0
 ERF_FAR = single(9)  # far beyond where erf is 1 in float32
 SQRT_HALF = single(0.70710678118654752)
 NO_CELL = -1  # the column of the cell state of a kind that has none
-
-
-@jit(readonly("float32", 2), readonly_contiguous("float32", 2), INT, contiguous("float32", 2))
-def lay_out(x: Floats, rows: Floats, hidden: int, operand: Floats) -> None:
-    """Write `[x, h, 1]` of every row."""
-    # Unsigned indices: checking whether a signed one counts from the end made the loop four times slower.
-    inputs, start = np.uint64(x.shape[1]), np.uint64(hidden)
-    last = np.uint64(operand.shape[1] - 1)
-    for row in range(len(operand)):
-        for i in range(inputs):
-            operand[row, i] = x[row, i]
-        for i in range(last - inputs):
-            operand[row, inputs + i] = rows[row, start + i]
-        operand[row, last] = 1
 
 
 @jit_inline
@@ -312,6 +302,112 @@ def advance_layer(
             _copy(operand[i, begin : begin + size], rows[chunks[i], hidden : hidden + size])
             if cell != NO_CELL:
                 _copy(operand[i, end:], rows[chunks[i], cell : cell + size])
+
+
+def padded_to_blocks(weights: Floats) -> Floats:
+    """Weights with rows of zeros, so that there are whole blocks; C-contiguous."""
+    return np.ascontiguousarray(np.pad(weights, ((0, -len(weights) % BLOCK), (0, 0))))
+
+
+@jit_part
+def _whole_blocks(count: int) -> int:
+    return (count + BLOCK - 1) // BLOCK * BLOCK
+
+
+@jit_part
+def whole_lines(count: int) -> int:
+    """So many float32 numbers, and what is left of their last cache line."""
+    return (count + LINE - 1) // LINE * LINE
+
+
+@jit(
+    INT, INT, INT, readonly_contiguous("float32", 2), readonly_contiguous("float32"),
+    readonly_contiguous("float32", 2), contiguous("float32", 2),
+)  # fmt: skip
+def step_layers(
+    kind: int, layers: int, size: int, x: Floats, weights: Floats, rows: Floats, moved: Floats
+) -> None:
+    """Move all layers of every row on by one observation.
+
+    Four rows at a time, as in `advance_layer`.
+
+    Parameters
+    ----------
+    kind : LSTM, GRU or RNN
+    size : hidden units of a layer
+    x : [batch, inputs]
+    weights : of one layer after the other, each its bias, inward and recurrent as in `advance_layer`; each
+        begins at a whole cache line (`whole_lines`)
+    rows, moved : [batch, carry]; they may be the same memory. The h of all layers come first, then their c
+    """
+    columns = size if kind == RNN else 4 * size
+    width = 3 * size if kind == GRU else columns  # of each of the two products
+    gates = np.empty((BLOCK, columns), np.float32)
+    end_of_hidden, at = _whole_blocks(size), 0
+    for layer in range(layers):
+        hidden, cell = layer * size, (layers + layer) * size if kind == LSTM else NO_CELL
+        inputs = size if layer else x.shape[1]
+        begin = _whole_blocks(inputs)
+        bias, at = weights[at : at + columns], at + whole_lines(columns)
+        inward = weights[at : at + begin * width].reshape((begin, width))
+        at += whole_lines(begin * width)
+        recurrent = weights[at : at + end_of_hidden * width].reshape((end_of_hidden, width))
+        at += whole_lines(end_of_hidden * width)
+        operand = np.zeros((BLOCK, begin + end_of_hidden), np.float32)  # [x, 0..., h, 0...] of each row
+        for first in range(0, len(x), BLOCK):
+            active = min(BLOCK, len(x) - first)
+            for i in range(active):
+                if layer:
+                    _copy(moved[first + i, hidden - size : hidden], operand[i, :inputs])
+                else:
+                    _copy(x[first + i], operand[i, :inputs])
+                _copy(rows[first + i, hidden : hidden + size], operand[i, begin : begin + size])
+            _multiply(active, operand, inward, recurrent, bias, gates)
+            block = slice(first, first + active)
+            move_on(kind, gates[:active], rows[block], moved[block], hidden, cell)
+
+
+@jit(
+    readonly("float32", 2), readonly_contiguous("float32", 2), readonly_contiguous("float32"),
+    contiguous("float32", 2),
+)  # fmt: skip
+def apply_wide(x: Floats, weights: Floats, bias: Floats, out: Floats) -> None:
+    """Write the product of every row and the weights, plus the bias. Four rows at a time.
+
+    Parameters
+    ----------
+    weights : [inputs, outputs], padded with rows of zeros to whole blocks
+    """
+    operand = np.zeros((BLOCK, len(weights)), np.float32)
+    sums = np.empty((BLOCK, len(bias)), np.float32)
+    for first in range(0, len(x), BLOCK):
+        active = min(BLOCK, len(x) - first)
+        for i in range(active):
+            _copy(x[first + i], operand[i, : x.shape[1]])
+        _multiply(active, operand, weights, weights[:0], bias, sums)
+        for i in range(active):
+            _copy(sums[i], out[first + i])
+
+
+@jit(
+    readonly("float32", 2), readonly_contiguous("float32", 2), readonly_contiguous("float32"),
+    contiguous("float32", 2), reorder_sums=True,
+)  # fmt: skip
+def apply_narrow(x: Floats, weights: Floats, bias: Floats, out: Floats) -> None:
+    """The same for few outputs, each one sum over the inputs.
+
+    Parameters
+    ----------
+    weights : [outputs, inputs]
+    """
+    inputs = np.empty(x.shape[1], np.float32)
+    for row in range(len(x)):
+        _copy(x[row], inputs)
+        for output in range(len(bias)):
+            total = single(0)
+            for i in range(len(inputs)):
+                total += inputs[i] * weights[output, i]
+            out[row, output] = total + bias[output]
 
 
 @jit(readonly_contiguous("float32", 2), contiguous("float32", 2))

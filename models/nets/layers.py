@@ -8,7 +8,17 @@ import numpy as np
 
 from models.arrays import Floats
 from models.nets.architecture import LAYER_NORM_EPSILON, Activation, Architecture
-from models.nets.kernels import apply_gelu, apply_sigmoid, apply_silu, normalize
+from models.nets.kernels import (
+    apply_gelu,
+    apply_narrow,
+    apply_sigmoid,
+    apply_silu,
+    apply_wide,
+    normalize,
+    padded_to_blocks,
+)
+
+WIDE = 16  # outputs from which a product by blocks is faster than a sum for each output
 
 Layer = Callable[[Floats], Floats]
 """[batch, features] -> [batch, features of this layer], a new array"""
@@ -48,15 +58,21 @@ class Lookup:
 
 
 class Linear:
-    """`torch.nn.Linear`, whose weights are copied."""
+    """`torch.nn.Linear`, whose weights are copied.
+
+    BLAS would take the same time, and add up the products in another order for one row than for many.
+    """
 
     def __init__(self, weight: Floats, bias: Floats) -> None:
-        self.weights, self.bias = np.array(weight.T, order="C"), bias.copy()
+        self.bias = bias.copy()
+        self._is_wide = len(weight) >= WIDE
+        self._weights = padded_to_blocks(weight.T) if self._is_wide else np.array(weight, order="C")
 
     def __call__(self, x: Floats) -> Floats:
-        product: Floats = x @ self.weights
-        product += self.bias
-        return product
+        out = np.empty((len(x), len(self.bias)), np.float32)
+        apply = apply_wide if self._is_wide else apply_narrow
+        apply(x, self._weights, self.bias, out)
+        return out
 
 
 class LayerNorm:

@@ -30,6 +30,7 @@ class RecurrentNet:
     """
 
     input_type = output_type = SINGLE
+    batch_invariant = False
 
     def __init__(
         self,
@@ -68,6 +69,8 @@ class NativeNet(RecurrentNet):
     weights : under the names of `RecurrentNetwork`'s state_dict, float32; they are copied
     change_of : for each output its input column, where the network predicts changes
     """
+
+    batch_invariant = True
 
     def __init__(
         self,

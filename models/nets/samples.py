@@ -105,6 +105,7 @@ class SampleNet:
     """
 
     input_size = 1
+    batch_invariant = False
 
     def __init__(self, graph: GraphNet, signature: Signature, samples: Samples) -> None:
         self._graph = graph

@@ -13,40 +13,87 @@ Schedule = Literal["constant", "cosine"]
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How to train.
+class CommonRecipe:
+    """What the recipe of every training has.
 
     Attributes
     ----------
-    hidden_size, num_layers, predicts, cell
+    hidden_size, num_layers, cell
         The network; see `RecurrentNetwork`.
-    head
-        Outputs of linear layers, each followed by ReLU, between the last hidden state and the readout.
     epochs, patience
-        Passes over the training part; training stops after `patience` epochs without improvement (0: never).
-    judge_every
-        Epochs from one measurement of the validation error to the next.
+        Passes over the training part; training stops after `patience` passes without improvement (0: never).
     streams, piece
         Contiguous streams in parallel, and steps per piece: the carry passes from piece to piece, detached
         (truncated back-propagation through time: Williams and Peng, 1990).
+    dropout, weight_decay
+        Share of the features dropped at each step between layers and before the readout (Srivastava et al.,
+        JMLR 2014), and decoupled decay of the weights (Loshchilov and Hutter, 2019).
+    learning_rate, schedule, clip
+        Adam's initial rate, its schedule (`cosine`: falls towards zero, Loshchilov and Hutter, 2017), and the
+        largest norm of a gradient (0: unlimited).
+    seed
+        Of the initial weights and of everything random during training.
+    """
+
+    hidden_size: int = 64
+    num_layers: int = 1
+    cell: Cell = "lstm"
+    epochs: int = 50
+    patience: int = 10
+    streams: int = 4
+    piece: int = 50
+    dropout: float = 0.0
+    weight_decay: float = 0.0
+    learning_rate: float = 0.01
+    schedule: Schedule = "cosine"
+    clip: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._check_at_least(1, "hidden_size", "num_layers", "epochs", "streams", "piece")
+        self._check_at_least(0, "patience", "clip", "seed", "weight_decay")
+        if not 0 <= self.dropout < 1:
+            raise BadRecipe(f"dropout must be at least 0 and below 1, not {self.dropout}")
+        if not 0 < self.learning_rate < math.inf:
+            raise BadRecipe(f"learning_rate must be above 0, not {self.learning_rate}")
+
+    def learning_rate_at(self, progress: float) -> float:
+        """Adam's learning rate where this share of the training is done, from 0 to 1."""
+        if self.schedule == "constant":
+            return self.learning_rate
+        return self.learning_rate * (1 + math.cos(math.pi * min(progress, 1))) / 2
+
+    def as_dict(self) -> dict[str, Any]:
+        """The recipe as JSON values."""
+        return asdict(self)
+
+    def _check_at_least(self, bound: int, *names: str) -> None:
+        for name in names:
+            if not bound <= getattr(self, name) < math.inf:
+                raise BadRecipe(f"{name} must be at least {bound}, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Recipe(CommonRecipe):
+    """How to train on tables; see `CommonRecipe`.
+
+    Attributes
+    ----------
+    predicts, head
+        Of the network, see `RecurrentNetwork`: what it predicts, and the outputs of linear layers, each
+        followed by ReLU, between the last hidden state and the readout.
+    judge_every
+        Epochs from one measurement of the validation error to the next.
     shuffled
         Start each stream at a random row in each epoch, instead of cutting the part into equal streams.
     drift
         Shift the targets of each stream, as inputs and as truth, by a random level of this standard deviation
         in scaled units, and stretch them by a random factor: as series do that have moved away from the
         training data (augmentation of whole series: Um et al., ICMI 2017). 0: never.
-    dropout, weight_decay
-        Share of the features dropped at each step between layers and before the readout (Srivastava et al.,
-        JMLR 2014), and decoupled decay of the weights (Loshchilov and Hutter, 2019).
     closed_loop
         Steps to run freely after each piece; those errors are learned from, too (0: never).
-    learning_rate, schedule, clip
-        Adam's initial rate, its schedule (`cosine`: falls towards zero, Loshchilov and Hutter, 2017), and the
-        largest norm of a gradient (0: unlimited).
     scaled
         Whether to scale by mean and standard deviation of the training part, or keep the data's own units.
-    seed
-        Of the initial weights and of everything random during training.
     learning
         What sessions of the trained network learn of their own streams. If that includes the readout, the
         validation error is measured with sessions that correct it.
@@ -57,39 +104,19 @@ class Recipe:
         If a value is out of its bounds.
     """
 
-    hidden_size: int = 64
-    num_layers: int = 1
     predicts: PredictionMode = "level"
-    cell: Cell = "lstm"
     head: tuple[int, ...] = ()
-    epochs: int = 50
-    patience: int = 10
     judge_every: int = 1
-    streams: int = 4
-    piece: int = 50
     shuffled: bool = False
     drift: float = 0.0
-    dropout: float = 0.0
-    weight_decay: float = 0.0
     closed_loop: int = 0
-    learning_rate: float = 0.01
-    schedule: Schedule = "cosine"
-    clip: float = 1.0
     scaled: bool = True
-    seed: int = 0
     learning: Learning = field(default_factory=Learning)
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "num_layers", "epochs", "judge_every", "streams", "piece"):
-            if getattr(self, name) < 1:
-                raise BadRecipe(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("patience", "closed_loop", "clip", "seed", "drift", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise BadRecipe(f"{name} must be at least 0, not {getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise BadRecipe(f"dropout must be at least 0 and below 1, not {self.dropout}")
-        if not 0 < self.learning_rate < math.inf:
-            raise BadRecipe(f"learning_rate must be above 0, not {self.learning_rate}")
+        super().__post_init__()
+        self._check_at_least(1, "judge_every")
+        self._check_at_least(0, "closed_loop", "drift")
         try:
             _ = self.architecture
         except BadArtifact as error:
@@ -102,16 +129,6 @@ class Recipe:
         for size in self.head:
             layers += [size, "relu"]
         return Architecture(self.cell, tuple(layers))
-
-    def learning_rate_at(self, epoch: int) -> float:
-        """Adam's learning rate in an epoch, counted from 0."""
-        if self.schedule == "constant":
-            return self.learning_rate
-        return self.learning_rate * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
-
-    def as_dict(self) -> dict[str, Any]:
-        """The recipe as JSON values."""
-        return asdict(self)
 
 
 # The textbook example of a stateful LSTM: one stream, pieces of 50, ten epochs, Adam at 0.01, unscaled data.

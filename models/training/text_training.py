@@ -21,16 +21,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.errors import BadRecipe, TrainingDiverged
-from models.nets.recurrent import Carry, RecurrentNetwork, detach_carry
-from models.training.rounds import run_rounds
+from models.errors import BadRecipe
+from models.nets.recurrent import Carry, detach_carry
+from models.training.rounds import RoundTraining
 from models.training.text import Text
 from models.training.text_network import build_text_artifact, cross_entropy, initial_network
 from models.training.text_recipe import TextRecipe
 
 ROUND = 200_000  # characters from one measurement of the validation part to the next
 PIECES = 128  # of a stream, at least, where there is more than one stream
-Weights = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,8 @@ class Round:
         return math.exp(min(self.validation, 700))
 
 
-class TextTraining:
-    """One training, a round at a time; `state` and `restore` let another process resume it.
+class TextTraining(RoundTraining[Round]):
+    """A training on text.
 
     Parameters
     ----------
@@ -71,11 +70,6 @@ class TextTraining:
     clock
         Seconds, for the limit in minutes.
 
-    Attributes
-    ----------
-    diverged
-        Why the training ended early; None if it did not.
-
     Raises
     ------
     BadRecipe
@@ -84,6 +78,9 @@ class TextTraining:
         The artifact of this training would be refused.
     """
 
+    recipe: TextRecipe
+    result_type = Round
+
     def __init__(
         self,
         text: Text,
@@ -91,23 +88,16 @@ class TextTraining:
         device: str = "cpu",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.text, self.recipe, self.device, self.clock = text, recipe, device, clock
+        self.text, self.clock = text, clock
         # A short text has fewer streams: an epoch of a few steps of the optimizer would teach little.
         self.streams = max(1, min(recipe.streams, text.train // (PIECES * recipe.piece)))
         if text.train // self.streams <= 2 * recipe.piece:
             raise BadRecipe(f"piece {recipe.piece} is too long for {text.train:,} characters of training")
-        self.network = initial_network(text, recipe)
+        network = initial_network(text, recipe)
         # Everything that the artifact refuses is refused now: afterwards it would cost the whole training.
-        build_text_artifact(self.network, text)
-        self.network.to(device)
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-        )
+        build_text_artifact(network, text)
+        super().__init__(network, recipe, device)
         self.tokens = torch.from_numpy(text.tokens)
-        self.history: list[Round] = []
-        self.best_error = math.inf
-        self.best_weights: Weights | None = None
-        self.diverged: str | None = None
         self.steps = 0
         self._carry: Carry | None = None
         self._ahead: Iterator[tuple[Tensor, Tensor]] = iter(())
@@ -148,18 +138,6 @@ class TextTraining:
         since_best = self.history[-1].epochs - best if self.history else 0.0
         return 0 < self.recipe.patience <= since_best
 
-    def run(self) -> Iterator[Round]:
-        """Train to the end, yielding each round; a caller that stops iterating stops between two rounds.
-
-        A training that diverges ends with the best weights of the earlier rounds.
-
-        Raises
-        ------
-        TrainingDiverged
-            No earlier round left weights that were found good.
-        """
-        return run_rounds(self, self.run_round)
-
     def run_round(self) -> Round:
         """Train on the next characters, then measure the validation part.
 
@@ -184,28 +162,12 @@ class TextTraining:
         validation = cross_entropy(self.network, self.tokens, self.text.validation_rows, self.device)
         if not math.isfinite(validation):
             raise self._divergence(f"the validation error is {validation}")
-        best = validation < self.best_error
-        if best:
-            self.best_error = validation
-            self.best_weights = {
-                name: weight.detach().cpu().clone() for name, weight in self.network.state_dict().items()
-            }
+        best = self._keep_if_best(validation)
         epochs = self.steps / self.steps_per_epoch
         loss = sum(losses) / len(losses)
         result = Round(number, epochs, loss, validation, rate, self.seconds, best)
         self.history.append(result)
         return result
-
-    def best_network(self) -> RecurrentNetwork:
-        """The network with the best weights, or as it is before the first round; eval mode, CPU."""
-        network = initial_network(self.text, self.recipe)
-        network.load_state_dict(self.best_weights or self.network.state_dict())
-        return network.eval()
-
-    @property
-    def recipe_fields(self) -> dict[str, Any]:
-        """Of the recipe, JSON values."""
-        return self.recipe.as_dict()
 
     @property
     def data_digest(self) -> str:
@@ -216,13 +178,7 @@ class TextTraining:
         return digest.hexdigest()
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next round depends on, as plain values and tensors."""
-        return {
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "history": [vars(each) for each in self.history],
-            "best_error": self.best_error,
-            "best_weights": self.best_weights,
+        return super().state() | {
             "carry": self._carry,
             "epoch": self._epoch,
             "done": self._done,
@@ -232,10 +188,7 @@ class TextTraining:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Return to `state`, which was taken under the same recipe and text; its time counts, too."""
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.history = [Round(**each) for each in state["history"]]
-        self.best_error, self.best_weights = state["best_error"], state["best_weights"]
+        super().restore(state)
         carry, self.steps = state["carry"], state["steps"]
         self._carry = None if carry is None else tuple(part.to(self.device) for part in carry)
         self._epoch, self._done = state["epoch"], state["done"]
@@ -244,21 +197,14 @@ class TextTraining:
 
     def _step(self, rate: float) -> float:
         """One piece of each stream; the loss."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self._set_learning_rate(rate)
         pieces, following = self._next_pieces()
         with torch.autocast(self.device, torch.bfloat16, enabled=self.recipe.bfloat16):
             logits, carry = self.network(pieces.to(self.device)[..., None], self._carry)
         following = following.to(self.device).flatten()
         loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), following)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise self._divergence(f"the loss is {value}")
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        if self.recipe.clip:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
-        self.optimizer.step()
+        value = self._finite(loss)
+        self._descend(loss)
         self._carry = tuple(part.float() for part in detach_carry(carry))
         self.steps += 1
         return value
@@ -284,11 +230,3 @@ class TextTraining:
         for start in range(0, length, self.recipe.piece):
             rows = slice(start, start + self.recipe.piece)
             yield pieces[:, rows], following[:, rows]
-
-    def _check_weights(self) -> None:
-        """The last step of a round has no loss after it that would show the divergence."""
-        if not all(bool(weight.isfinite().all()) for weight in self.network.parameters()):
-            raise self._divergence("a weight is NaN or infinite")
-
-    def _divergence(self, reason: str) -> TrainingDiverged:
-        return TrainingDiverged(f"round {len(self.history) + 1}: {reason}; try a smaller learning rate")

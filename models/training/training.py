@@ -10,22 +10,20 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from models.data.dataset import Dataset, can_be_judged, training_streams
 from models.data.fleets import draw_streams, stream_sizes
-from models.errors import BadData, TrainingDiverged
+from models.errors import BadData
 from models.nets.recurrent import Carry, RecurrentNetwork, detach_carry
 from models.training.recipe import Recipe
 from models.training.rollout import check_runs_freely, closed_loop_error, one_step, run_freely
-from models.training.rounds import run_rounds
+from models.training.rounds import RoundTraining
 from models.training.simulation import build_artifact, streaming_error
 
 MOST_JUDGED = 16  # series of a fleet on which an epoch is judged
-Weights = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,8 @@ class Epoch:
     best: bool
 
 
-class Training:
-    """One training, an epoch at a time; `state` and `restore` let another process resume it.
+class Training(RoundTraining[Epoch]):
+    """A training on tables, whose rounds are epochs.
 
     Parameters
     ----------
@@ -70,8 +68,6 @@ class Training:
         All of them; `dataset` is the first.
     steps
         Of all streams together in an epoch.
-    diverged
-        Why the training ended before its last epoch; None if it did not.
 
     Raises
     ------
@@ -82,19 +78,20 @@ class Training:
         The artifact of this training would be refused: a column name, a rank, targets that are not inputs.
     """
 
+    recipe: Recipe
+    round_name = "epoch"
+    result_type = Epoch
+
     def __init__(self, dataset: Dataset | Sequence[Dataset], recipe: Recipe, device: str = "cpu") -> None:
         self.datasets = (dataset,) if isinstance(dataset, Dataset) else tuple(dataset)
         dataset = self.datasets[0]
         if recipe.closed_loop:
             check_runs_freely(dataset)
-        self.dataset, self.recipe, self.device = dataset, recipe, device
-        self.network = initial_network(dataset, recipe)
+        network = initial_network(dataset, recipe)
         # Everything that the artifact refuses is refused now: afterwards it would cost the whole training.
-        build_artifact(self.network, dataset, recipe)
-        self.network.to(device)
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-        )
+        build_artifact(network, dataset, recipe)
+        super().__init__(network, recipe, device)
+        self.dataset = dataset
         if len(self.datasets) == 1:
             observations, truth = training_streams(dataset, recipe.streams)
             self.observations, self.truth = observations.to(device), truth.to(device)
@@ -102,10 +99,6 @@ class Training:
         else:
             self._passes, self._length = stream_sizes(self.datasets, recipe.streams)
             self.steps = self._passes * self._length * recipe.streams
-        self.history: list[Epoch] = []
-        self.best_error = math.inf
-        self.best_weights: Weights | None = None
-        self.diverged: str | None = None
 
     @property
     def finished(self) -> bool:
@@ -114,19 +107,7 @@ class Training:
         since_best = done - max((epoch.number for epoch in self.history if epoch.best), default=done)
         return done >= self.recipe.epochs or 0 < self.recipe.patience <= since_best
 
-    def run(self) -> Iterator[Epoch]:
-        """Train to the end, yielding each epoch; a caller that stops iterating stops between two epochs.
-
-        A training that diverges ends with the best weights of the earlier epochs.
-
-        Raises
-        ------
-        TrainingDiverged
-            No earlier epoch left weights that were found good.
-        """
-        return run_rounds(self, self.run_epoch)
-
-    def run_epoch(self) -> Epoch:
+    def run_round(self) -> Epoch:
         """One pass over all streams from a zero carry, then the validation error.
 
         Raises
@@ -134,9 +115,8 @@ class Training:
         TrainingDiverged
             The loss is NaN or infinite: the present weights are useless, those of `best_network` are not.
         """
-        rate = self.recipe.learning_rate_at(len(self.history))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        rate = self.recipe.learning_rate_at(len(self.history) / self.recipe.epochs)
+        self._set_learning_rate(rate)
         number = len(self.history) + 1
         with torch.random.fork_rng(devices=[]):
             # The seed depends on the number of the epoch only, so that a resumed training draws the same.
@@ -148,21 +128,9 @@ class Training:
         self._check_weights()
         due = number % self.recipe.judge_every == 0 or number == self.recipe.epochs
         validation = fleet_validation_error(self.network, self.datasets, self.recipe) if due else None
-        epoch = Epoch(number, loss, closed, validation, rate, self._is_best(validation))
+        epoch = Epoch(number, loss, closed, validation, rate, self._keep_if_best(validation))
         self.history.append(epoch)
         return epoch
-
-    def best_network(self) -> RecurrentNetwork:
-        """The network with the best weights, or the last weights without a validation error; eval mode,
-        CPU."""
-        network = initial_network(self.dataset, self.recipe)
-        network.load_state_dict(self.best_weights or self.network.state_dict())
-        return network.eval()
-
-    @property
-    def recipe_fields(self) -> dict[str, Any]:
-        """Of the recipe, JSON values."""
-        return self.recipe.as_dict()
 
     @property
     def data_digest(self) -> str:
@@ -173,23 +141,6 @@ class Training:
             for values in (dataset.observations, dataset.truth):
                 digest.update(values.numpy().tobytes())
         return digest.hexdigest()
-
-    def state(self) -> dict[str, Any]:
-        """Everything that the next epoch depends on, as plain values and tensors."""
-        return {
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "history": [vars(epoch) for epoch in self.history],
-            "best_error": self.best_error,
-            "best_weights": self.best_weights,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Return to `state`, which was taken under the same recipe and data."""
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.history = [Epoch(**epoch) for epoch in state["history"]]
-        self.best_error, self.best_weights = state["best_error"], state["best_weights"]
 
     def _streams(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Of each pass of this epoch the inputs and the truth, [streams, steps, inputs or outputs]."""
@@ -234,36 +185,6 @@ class Training:
     def _free_loss(self, carry: Carry, prediction: Tensor, ahead: Tensor, truth: Tensor) -> Tensor:
         free = run_freely(self.network, carry, prediction, self.dataset.feedback, truth.shape[1], ahead)
         return mean_squared_error(free, truth)
-
-    def _descend(self, loss: Tensor) -> None:
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        if self.recipe.clip:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
-        self.optimizer.step()
-
-    def _finite(self, loss: Tensor) -> float:
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise self._divergence(f"the loss is {value}")
-        return value
-
-    def _check_weights(self) -> None:
-        """The last step of a pass has no loss after it that would show the divergence."""
-        if not all(bool(weight.isfinite().all()) for weight in self.network.parameters()):
-            raise self._divergence("a weight is NaN or infinite")
-
-    def _divergence(self, reason: str) -> TrainingDiverged:
-        return TrainingDiverged(f"epoch {len(self.history) + 1}: {reason}; try a smaller learning rate")
-
-    def _is_best(self, validation: float | None) -> bool:
-        if validation is None or validation >= self.best_error:
-            return False
-        self.best_error = validation
-        self.best_weights = {
-            name: weight.detach().cpu().clone() for name, weight in self.network.state_dict().items()
-        }
-        return True
 
 
 def initial_network(dataset: Dataset, recipe: Recipe) -> RecurrentNetwork:

@@ -17,7 +17,7 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
 from app import main
-from app.api.errors import COMPLETIONS
+from app.api.errors import is_openai_path
 from app.api.examples import OTHER_SESSION, SESSION
 from app.api.middleware.guard import PUBLIC_PATHS
 from app.codec.problems import PROBLEM_MEDIA_TYPE
@@ -136,7 +136,7 @@ def test_every_refusal_that_may_come_before_a_route_is_declared_in_the_format_of
         assert expected <= set(answers), (method, path)
         for status in answers:
             if status[0] in "45" and not path.startswith("/health"):
-                is_json = is_protocol or path == COMPLETIONS
+                is_json = is_protocol or is_openai_path(path)
                 media_types = {"application/json"} if is_json else {PROBLEM_MEDIA_TYPE}
                 assert set(answers[status]["content"]) == media_types, (method, path, status)
 

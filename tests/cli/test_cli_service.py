@@ -289,9 +289,9 @@ async def test_sessions_are_exported_and_imported(started, values, tmp_path, cap
         assert await ran(service, "sessions", "export", tmp_path / "house", "--prune") == 0
     lines = [line.replace(str(tmp_path), "") for line in capsys.readouterr().out.splitlines()]
     assert lines == [
-        "1 sessions exported to /house, 0 unchanged",
-        "1 sessions imported from /house",
-        "1 sessions exported to /house, 0 unchanged",
+        "1 session exported to /house, 0 unchanged",
+        "1 session imported from /house",
+        "1 session exported to /house, 0 unchanged",
         "0 sessions exported to /house, 0 unchanged, 1 kept that the server no longer has "
         "(--prune removes them)",
         "0 sessions exported to /house, 0 unchanged, 1 removed that the server no longer has",
@@ -397,7 +397,7 @@ def test_a_stream_is_resampled(tmp_path, capsys):
         observation, label = select_columns(source, ("a",), "t")
         rows = [(label(row)[11:16], observation(row)) for row in source.rows]
     assert rows == [("00:00", [2]), ("00:10", [None]), ("00:20", [None]), ("00:30", [4])]
-    assert "3 rows were resampled to 10min: means of their steps; 2 steps" in capsys.readouterr().err
+    assert "resampled 3 rows to 10min: means of their steps; 2 steps without a row" in capsys.readouterr().err
 
 
 def test_each_row_of_a_pipe_is_given_out_when_it_comes():

@@ -34,9 +34,7 @@ def killed(tmp_path) -> Path:
 def test_check_reports_a_sound_store_and_changes_nothing(killed, capsys):
     before = {file.name: file.read_bytes() for file in killed.parent.iterdir()}
     assert run(["sessions", "check", str(killed)]) == 0
-    assert capsys.readouterr().out == (
-        "1 sessions: 1 are sound, 0 are damaged, 0 cannot be found\nno commits were lost\n"
-    )
+    assert capsys.readouterr().out == ("1 session: 1 sound, 0 damaged, 0 not found\nno commits were lost\n")
     assert {file.name: file.read_bytes() for file in killed.parent.iterdir()} == before
 
 

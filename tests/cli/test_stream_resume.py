@@ -118,7 +118,7 @@ async def test_rows_up_to_the_last_time_are_skipped_and_counted(started, tmp_pat
     async with started() as service:
         assert await ran(service, "stream", first, *options) == 0
         assert await ran(service, "stream", later, *options, "--resume") == 0
-        assert "2 rows at or before 2026-01-01T05:00:00Z are skipped" in capsys.readouterr().err
+        assert "skipping 2 rows at or before 2026-01-01T05:00:00Z" in capsys.readouterr().err
         assert (await service.session("a"))["position"] == 12
         assert await ran(service, "stream", twice, *options, "--resume") == 2
         assert "several rows have the time 2026-01-01T11:00:00Z" in capsys.readouterr().err
@@ -155,7 +155,7 @@ async def test_irregular_steps_are_told_once_the_rows_are_sent(started, tmp_path
             ("c", ["--time-column", "when", "--resample", "1h"], False),
         ):
             assert await ran(service, "stream", path, session, *options) == 0
-            warning = "1 of 4 steps are not the usual 3600 s; the first is 7200 s, before row 4"
+            warning = "1 of 4 steps is not the usual 3600 s; the first is 7200 s, before row 4"
             assert (warning in capsys.readouterr().err) == is_said
 
 
@@ -193,7 +193,7 @@ async def test_a_model_of_times_and_known_inputs_is_streamed_and_forecast(starte
         assert (await service.session("a"))["time"] == "2026-01-01T11:00:00.000Z"
         # Without --out the session's own time says which rows it has.
         assert await ran(service, "stream", path, "a", "--time-column", "date", "--resume") == 0
-        assert "12 rows at or before 2026-01-01T11:00:00Z are skipped" in capsys.readouterr().err
+        assert "skipping 12 rows at or before 2026-01-01T11:00:00Z" in capsys.readouterr().err
         assert await ran(service, "forecast", "a") == 1
         assert "needs the future of plan" in capsys.readouterr().err
         arguments = ["forecast", "a", "--future", future, "--time-column", "date", "--json"]

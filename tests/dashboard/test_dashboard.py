@@ -268,7 +268,7 @@ def test_the_command_on_the_page_of_a_model_sends_an_observation_or_has_it_write
     assert len(command) < 250
     ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=30, check=True)
     answer = json.loads(ran.stdout)
-    assert (answer["model"], answer["position"]) == (model, 81 if model == "shakespeare" else 1)
+    assert (answer["model"], answer["position"]) == (model, 88 if model == "shakespeare" else 1)
     if model == "sums":
         assert answer["predictions"] == [[1.0] * 24], "the least number that its inputs take"
 
@@ -516,9 +516,21 @@ def test_the_outputs_of_frames_of_samples_are_drawn_a_position_each(page, server
     wait(lambda: in_colour(page, "--predicted") > 50, page)
 
 
+DRAWN_TEXTS = """
+    window.texts_ = [];
+    const { fillText } = CanvasRenderingContext2D.prototype;
+    CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {
+      texts_.push(text);
+      return fillText.call(this, text, ...rest);
+    };
+    null; // a function would be called
+"""
+
+
 @in_browser
 def test_a_dropped_wav_is_heard_by_a_model_over_samples(page, tmp_path):
     samples = (20_000 * np.sin(np.arange(800))) * (np.arange(800) % 400 > 200)
+    page.evaluate(DRAWN_TEXTS)
     page.select_option("#try-model", "loudness")
     page.set_input_files("#try-file", wav(tmp_path / "meeting.wav", samples))
     wait(lambda: page.inner_text("#try-source").startswith("meeting.wav: 1,644 bytes"), page)
@@ -533,6 +545,11 @@ def test_a_dropped_wav_is_heard_by_a_model_over_samples(page, tmp_path):
     )
     assert drawn_in_wave(page, "--predicted") > 20
     assert page.inner_text("#delay") == ""  # nothing is heard live
+    wait(lambda: "8,000 Hz" in page.inner_text("#facts"), page)
+    # 100 frames of 8 samples at 8 kHz take 0.1 s.
+    wait(lambda: {"0.02 s", "0.1 s"} <= {*page.evaluate("texts_")}, page)
+    page.hover("#chart .u-over")
+    wait(lambda: re.search(r"frame \d+\s+until 0\.0\d+ s", page.inner_text("#chart .tip")), page)
 
 
 def drawn_in_wave(page: Any, colour: str) -> int:

@@ -542,6 +542,7 @@ def test_a_new_text_is_written_stopped_and_gone_on_with(page, server):
     page.click("#new-text")
     wait(lambda: page.is_visible("#text-empty"), page)
     session = page.inner_text("#detail-title")
+    page.evaluate("document.getElementById('text').style.setProperty('--lines', 5)")
     page.fill("#prompt", "The &amp;sea ")
     page.fill("#seed", "7")
     page.locator("#prompt").press("Tab")
@@ -555,6 +556,13 @@ def test_a_new_text_is_written_stopped_and_gone_on_with(page, server):
     wait(lambda: page.inner_text("#text-status") == "Done: 200 tokens on a copy.", page)
     more = generated(server, "same", steps=200, seed=7, temperature=0.8, keep=False)
     assert the_text(page, ".copy") == more["text"]
+    scrolled, padding, line = page.evaluate(
+        "(({ scrollTop }, { paddingTop, lineHeight }) => [scrollTop, paddingTop, lineHeight].map(parseFloat))"
+        "(document.getElementById('text'), getComputedStyle(document.getElementById('text')))"
+    )
+    hidden = scrolled - padding
+    assert hidden > line, "the text is scrolled to its end"
+    assert hidden / line == pytest.approx(round(hidden / line), abs=0.05), "and its first line is whole"
     assert json.load(request(server, f"/sessions/{session}"))["position"] == 213
     page.reload()
     wait(lambda: the_text(page, ".earlier") == f"The &amp;sea {answer['text']}", page)

@@ -9,7 +9,7 @@ import pytest
 from app.api.routes.sessions import DETAILED_AT_ONCE
 from app.engine.listing import SLICE_NAMES, Listing
 from app.jobs.session_query import SessionQuery
-from app.stores import LabelPage
+from app.stores import NamePage, NamesQuery
 
 pytestmark = pytest.mark.anyio
 
@@ -37,12 +37,11 @@ class Turns:
 def listing_of(names: list[str], calls: list[tuple[int, int]], turns: Turns) -> Listing:
     """A list of these sessions; `calls` gets the turn of each call of the store, and its limit."""
 
-    def page(
-        after: str, limit: int, prefix: str, fingerprint_filter: Any, *, descending: bool
-    ) -> list[tuple[str, str]]:
-        assert not descending
-        calls.append((turns.count, limit))
-        return [(name, "f") for name in names if name > after and fingerprint_filter("f")][:limit]
+    def page(query: NamesQuery) -> NamePage:
+        assert not query.descending
+        calls.append((turns.count, query.limit))
+        models = ["f"] if query.fingerprint_filter("f") else []
+        return query.merge([(name, model) for name in names if name > query.after] for model in models)
 
     async def call_store(function: Any, *arguments: Any) -> Any:
         return function(*arguments)
@@ -57,7 +56,7 @@ async def test_one_slice_of_one_list_is_read_in_an_iteration_of_the_loop():
     calls: list[tuple[int, int]] = []
     listing = listing_of(NAMES, calls, Turns())
     pages = await asyncio.gather(*(listing.by_name(SessionQuery(), "", len(NAMES) - 1) for _ in range(4)))
-    assert pages == [LabelPage([(name, "model") for name in NAMES[:-1]], NAMES[-2])] * 4
+    assert pages == [NamePage([(name, "model") for name in NAMES[:-1]], NAMES[-2])] * 4
     turns = [turn for turn, _ in calls]
     assert len(turns) == len(set(turns)) == 4 * 4
     assert max(limit for _, limit in calls) == SLICE_NAMES
@@ -69,7 +68,7 @@ async def test_a_list_in_slices_is_the_whole_list(limit):
         listing = listing_of(NAMES[:count], [], Turns())
         page = await listing.by_name(SessionQuery(), "s0000", limit)
         assert [name for name, _ in page.found] == NAMES[1:count][:limit]
-        assert await listing.by_name(SessionQuery(model="other"), "", limit) == LabelPage([], None)
+        assert await listing.by_name(SessionQuery(model="other"), "", limit) == NamePage([], None)
 
 
 async def test_a_page_with_details_is_read_in_small_batches(start_http):

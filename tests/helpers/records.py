@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from app.session.notes import Notes
 from app.session.rows import Rows, header_type, pack
-from app.stores import Block, Record
+from app.stores import Block, NamesQuery, Record, Store
 
 
 def blocks(records: Iterable[Record]) -> list[Block]:
@@ -33,3 +34,8 @@ def labelled(session: str, *labels: str, fingerprint: str = "f" * 64) -> Record:
     if labels:
         rows.notes[0] = Notes(labels)
     return Record(session, fingerprint, float("inf"), pack(rows)[0], 1)
+
+
+def list_sessions(store: Store, *query: Any, **options: Any) -> list[tuple[str, str]]:
+    """(name, fingerprint) of the sessions of a page, which a `NamesQuery` of these arguments describes."""
+    return list(store.names(NamesQuery(*query, **options)).found)

@@ -125,6 +125,7 @@ MODELS = {
 OF_NO_SESSION = {
     ("GET", "/events"), ("GET", "/models"), ("GET", "/models/{name}"), ("POST", "/models/{name}/reload"),
     ("POST", "/models/{name}/rows"), ("GET", "/models/{name}/figure"),
+    ("GET", "/v1/models"), ("GET", "/v1/models/{name}"),
     ("GET", "/health/live"), ("GET", "/health/ready"), ("GET", "/health/balancer"), ("GET", "/metrics"),
     ("GET", "/v2"), ("GET", "/v2/health/live"), ("GET", "/v2/health/ready"), ("GET", "/v2/models/stats"),
     *(("GET", f"/v2/models/{{model}}{version}{what}") for version in ("", "/versions/{version}")

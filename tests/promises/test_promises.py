@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from models.forecaster import Forecaster
 from tests.helpers.faults import CURSED, blow_up_on_curse, forecaster, held, queued, raise_on_curse
 from tests.helpers.ways import WAYS, HotRoute, HttpRoute, TextSocket
 from tests.helpers.zoo import TOLERANCE, one_pass, series
@@ -47,6 +48,21 @@ async def test_interleaved_sessions_of_several_models_equal_their_own_passes(sta
         )
         for model, whole, got in zip(models, wholes, await asyncio.gather(*streams), strict=True):
             equal(got, one_pass(artifacts[model], whole))
+
+
+async def test_no_bit_of_an_answer_depends_on_the_cuts_of_its_stream_or_on_its_neighbours(start, artifacts):
+    models = ["sine", "pair", "gru", "adaptive", "sine", "pair", "adaptive"]
+    wholes = [series(model, 60, seed) for seed, model in enumerate(models)]
+    async with start(resident_sessions=4, batch_sessions=4) as service:
+        streams = (
+            service.stream(f"s{i}", whole, cuts(60, i), model)
+            for i, (model, whole) in enumerate(zip(models, wholes, strict=True))
+        )
+        answers = await asyncio.gather(*streams)
+    for model, whole, got in zip(models, wholes, answers, strict=True):
+        alone = Forecaster(artifacts[model])
+        want, _ = alone.advance(whole, np.array([len(whole)]), alone.new_carry[None])
+        assert_array_equal(np.asarray(got, np.float32), want)
 
 
 async def test_chunks_equal_one_pass_even_through_eviction(start, artifacts):

@@ -301,6 +301,7 @@ async def test_samples_of_another_rate_are_resampled_and_positions_stay_the_sess
         assert_allclose(got, answer["predictions"], atol=1e-6)
         assert events == answer["events"]
         assert events
+        assert [(await service.session(name))["rate"] for name in ("w", "c")] == [rate, rate]
         # The rate is the session's until it is reset.
         for_another = {"observations": [0.0], "rate": 16_000}
         refused = await service.http.post("/sessions/c/observations", json=for_another)
@@ -415,6 +416,8 @@ async def test_what_is_no_audio_is_refused_and_moves_nothing(start_on):
         for path in ("/sessions/a/forecast?steps=2", "/sessions/a/audio?at=3"):
             method = service.http.get if "forecast" in path else service.http.post
             assert (await method(path)).status_code >= 400
+        await service.http.post("/sessions", json={"id": "silent"})
+        assert (await service.session("silent"))["rate"] == 8000, "the network's own"
         chunk = {"model": "counter", "observations": [[1]], "rate": 8000}
         assert (await service.http.post("/sessions/k/observations", json=chunk)).status_code == 422
         assert (await service.session("a"))["position"] == 11

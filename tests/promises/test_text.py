@@ -626,3 +626,67 @@ async def test_a_refused_completion_is_an_error_as_its_clients_know_it(start_tex
                 )
                 assert answer.status_code == status
                 assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+
+@in_memory
+async def test_a_list_of_one_prompt_is_that_prompt_and_a_longer_one_is_refused(start_text, store) -> None:
+    async with start_text() as service:
+        plain = (await complete(service))["choices"]
+        tokens = [LETTERS.index(letter) for letter in COMPLETE["prompt"]]
+        for prompt in ([COMPLETE["prompt"]], [tokens], tokens):
+            assert (await complete(service, prompt=prompt))["choices"] == plain
+        for prompt in (["a", "b"], [[1], [2]]):
+            error = await refused_completion(service, prompt=prompt)
+            assert (error["param"], error["message"]) == (
+                "prompt",
+                "prompt: 2 prompts; a request has one: send a request for each",
+            )
+
+
+@in_memory
+async def test_what_is_not_supported_is_refused_by_name_and_may_be_sent_as_its_default(start_text, store):
+    defaults = {"n": 1, "best_of": 1, "echo": False, "logprobs": None, "suffix": "", "presence_penalty": 0}
+    others = {"n": 2, "best_of": 3, "echo": True, "logprobs": 0, "suffix": "end", "frequency_penalty": 0.5}
+    async with start_text() as service:
+        plain = (await complete(service))["choices"]
+        assert (await complete(service, **defaults))["choices"] == plain
+        assert (await complete(service, **dict.fromkeys(others)))["choices"] == plain
+        for name, value in others.items():
+            error = await refused_completion(service, **{name: value})
+            assert error["param"] == name
+            assert error["message"].startswith(f"{name}: not supported here: leave it out, or send ")
+
+
+async def refused_completion(service: Any, **fields: Any) -> dict[str, Any]:
+    answer = await service.http.post("/v1/completions", json=COMPLETE | fields)
+    assert answer.status_code == 422, answer.text
+    return answer.json()["error"]
+
+
+@in_memory
+async def test_the_models_of_text_are_listed_as_openais_clients_read_them(
+    start_text, store, folder, tmp_path
+) -> None:
+    keys = Keys(tmp_path)
+    keys.add("reader", role="read")
+    headers = keys.headers("reader")
+    written_at = {name: int((folder / name / "model.json").stat().st_mtime) for name in ("graph", "letters")}
+    models = [
+        {"id": name, "object": "model", "created": seconds, "owned_by": "carryover"}
+        for name, seconds in written_at.items()
+    ]
+    async with start_text(api_keys_file=keys.path) as service:
+        listed = await service.http.get("/v1/models", headers=headers)
+        assert listed.json() == {"object": "list", "data": models}
+        for model in models:
+            assert (await service.http.get(f"/v1/models/{model['id']}", headers=headers)).json() == model
+        for path, key, status, param in (
+            ("/v1/models", {}, 401, None),
+            ("/v1/models/sine", headers, 404, "model"),  # writes no text
+            ("/v1/models/nobody", headers, 404, "model"),
+            ("/v1/chat/completions", headers, 404, None),
+        ):
+            answer = await service.http.get(path, headers=key)
+            assert answer.status_code == status
+            assert answer.json()["error"]["type"] == "invalid_request_error"
+            assert answer.json()["error"]["param"] == param

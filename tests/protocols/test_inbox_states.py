@@ -716,4 +716,3 @@ async def test_every_plain_request_is_counted_once(start_hot):
         assert metrics.request_seconds[route].count == 10
         assert (metrics.chunks, metrics.observations, metrics.replays) == (9, 9, 0)
         assert metrics.refusals == {"out-of-step": 1}
-        assert service.server.server_state.total_requests == 10

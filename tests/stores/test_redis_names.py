@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from app.errors import ConfigError, StoreFailed
-from app.stores import Record, Tombstone, any_model
+from app.stores import NamesQuery, Record, Tombstone
 from app.stores.redis import name_index, values
 from app.stores.redis.store import RedisStore
 from app.stores.redis.url import parse_url
 from benchmarks.ports import free_port
-from tests.helpers.records import blocks, labelled
+from tests.helpers.records import blocks, labelled, list_sessions
 from tests.helpers.redis_server import RedisServer, needs_redis
 
 pytestmark = needs_redis
@@ -35,7 +35,7 @@ def stores(redis_url) -> Iterator[list[RedisStore]]:
 
 
 def listed(store: RedisStore) -> list[str]:
-    return [name for name, _ in store.names("", 100)]
+    return [name for name, _ in list_sessions(store, "", 100)]
 
 
 def walk(store: RedisStore) -> None:
@@ -49,7 +49,7 @@ def walk(store: RedisStore) -> None:
 def test_sessions_that_one_replica_creates_or_deletes_appear_in_the_others_list_at_once(stores):
     here, there = stores
     here.commit(blocks([record("a"), record("b"), record("c", fingerprint=OTHER)]), [])
-    assert there.names("", 9) == [("a", PRINT), ("b", PRINT), ("c", OTHER)]
+    assert list_sessions(there, "", 9) == [("a", PRINT), ("b", PRINT), ("c", OTHER)]
     there.load(["a"])
     there.commit([], [Tombstone("a", 1, "deleted", 1e9)])
     assert listed(here) == listed(there) == ["b", "c"]
@@ -60,8 +60,8 @@ def test_a_session_that_another_replica_moved_to_another_model_is_listed_once(st
     here.commit(blocks([record("a"), record("b")]), [])
     there.load(["a"])
     there.commit(blocks([record("a", 2, OTHER)]), [])
-    assert here.names("", 9) == [("a", OTHER), ("b", PRINT)]
-    assert here.names("", 9, fingerprint_filter=PRINT.__eq__) == [("b", PRINT)]
+    assert list_sessions(here, "", 9) == [("a", OTHER), ("b", PRINT)]
+    assert list_sessions(here, "", 9, fingerprint_filter=PRINT.__eq__) == [("b", PRINT)]
 
 
 def test_a_commit_of_known_sessions_writes_no_names(stores, redis_server):
@@ -78,7 +78,7 @@ def test_sessions_of_a_version_without_an_index_are_listed_from_the_start(stores
     for key in (values.names_key(PRINT), values.MODELS, values.INDEXED):
         redis_server.ask("DEL", key)
     store = RedisStore(parse_url(redis_url), 1000.0)
-    assert [name for name, _ in store.names("", 1000)] == names
+    assert [name for name, _ in list_sessions(store, "", 1000)] == names
     assert len(store) == 300
     store.close()
 
@@ -100,7 +100,7 @@ def test_a_name_without_a_session_fills_no_place_of_a_page_and_leaves_after_a_wh
     store.commit(blocks([record(f"s{i}") for i in range(6)]), [])
     for name in ("s0", "s2", "s5"):
         redis_server.ask("DEL", values.key(name))
-    assert [name for name, _ in store.names("", 2)] == ["s1", "s3"]
+    assert [name for name, _ in list_sessions(store, "", 2)] == ["s1", "s3"]
     assert listed(store) == ["s1", "s3", "s4"]
     walk(store)
     assert redis_server.ask("ZCARD", values.names_key(PRINT)) == ":6"  # one may be just being committed
@@ -127,7 +127,7 @@ def test_the_error_of_a_failure_does_not_name_the_redis_server(tmp_path):
         server.kill()
         for call in (
             lambda: store.commit(blocks([record("a", 2)]), []),
-            lambda: store.names("", 9),
+            lambda: list_sessions(store, "", 9),
             store.tend,
         ):
             with pytest.raises(StoreFailed) as failed:
@@ -150,7 +150,7 @@ def test_labels_that_were_lost_with_a_server_are_listed_again_with_the_next_comm
     redis_server.ask("DEL", values.label_key("site:north"))
     there.load(["a"])
     there.commit(blocks([labelled("a", "site:north")]), [])
-    assert here.labelled("", 9, "", any_model, ("site:north",)).found == [("a", PRINT)]
+    assert here.names(NamesQuery("", 9, labels=("site:north",))).found == [("a", PRINT)]
 
 
 def test_a_label_too_many_is_left_out_of_a_page(stores, redis_server):
@@ -159,8 +159,8 @@ def test_a_label_too_many_is_left_out_of_a_page(stores, redis_server):
     there.load(["b"])
     there.commit(blocks([labelled("b", "site:south")]), [])
     redis_server.ask("ZADD", values.label_key("site:north"), "0", "b", "0", "nobody")
-    assert here.labelled("", 9, "", any_model, ("site:north",)).found == [("a", PRINT)]
-    assert here.labelled("", 9, "", any_model, ("site:south",)).found == [("b", PRINT)]
+    assert here.names(NamesQuery("", 9, labels=("site:north",))).found == [("a", PRINT)]
+    assert here.names(NamesQuery("", 9, labels=("site:south",))).found == [("b", PRINT)]
 
 
 def test_commits_of_sessions_whose_labels_stay_write_no_names(stores, redis_server):

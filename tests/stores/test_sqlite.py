@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from app.errors import ConfigError, SessionDamaged, StoreFailed
-from app.stores import Record, Tombstone, any_model
+from app.stores import NamesQuery, Record, Tombstone
 from app.stores.sqlite import schema
 from app.stores.sqlite import store as module
 from app.stores.sqlite.check import check_file
@@ -24,7 +24,7 @@ from app.stores.sqlite.commit_mark import mark_path
 from app.stores.sqlite.journal import APPEND
 from app.stores.sqlite.store import SqliteStore
 from tests.helpers.faults import until
-from tests.helpers.records import blocks, labelled
+from tests.helpers.records import blocks, labelled, list_sessions
 
 NEVER = float("inf")
 PRINT = "f" * 64
@@ -352,13 +352,13 @@ def test_a_chunk_of_a_known_session_writes_no_index(open_store):
     """Its name and its model stay, and its deadline is looked at only when the one before has passed."""
     store = open_store()
     store.commit(blocks([timed("a", 1, 5.0)]), [])
-    store.names("", 1)
+    list_sessions(store, "", 1)
     expiries = "SELECT due, session FROM expiries"
     before = store._database.execute(expiries).fetchall()
     changes = store._database.total_changes
     store.commit(blocks([timed("a", 2, 6.0)]), [])
     assert store._database.total_changes - changes == 1  # a row of the journal
-    store.names("", 1)  # writes it to the tables
+    list_sessions(store, "", 1)  # writes it to the tables
     assert store._database.total_changes - changes == 4  # also the session, the state, and the row is deleted
     assert store._database.execute(expiries).fetchall() == before == [(5_000_000, 1)]
     assert store.expired(5.5, 10) == []
@@ -405,13 +405,13 @@ def test_a_write_to_the_tables_does_not_wait_and_the_next_commit_does(open_store
     monkeypatch.setattr(store._tables, "write", watched)
     store.commit(blocks([record("a"), record("b")]), [])
     if failure == "none":
-        store.names("", 9)
+        list_sessions(store, "", 9)
     else:
         fault = (
             read_only(store) if failure == "refused" else interrupted_after(store, 60, in_transaction=True)
         )
         with fault, pytest.raises(StoreFailed):
-            store.names("", 9)
+            list_sessions(store, "", 9)
         assert not store._database.in_transaction
     assert (during, synchronous()) == ([NORMAL], FULL)
     store.commit(blocks([record("a", 2)]), [])
@@ -445,7 +445,7 @@ def test_a_commit_waits_for_the_disk_though_a_rollback_has_failed(open_store, pa
     store.commit(blocks([record("a"), record("b")]), [])
     database = FailingRollback(store, refusals)
     with interrupted_after(store, 60, in_transaction=True), pytest.raises(StoreFailed):
-        store.names("", 9)
+        list_sessions(store, "", 9)
     for _ in range(refusals - 2):
         with pytest.raises(StoreFailed):
             store.commit(blocks([record("a", 2)]), [])
@@ -454,18 +454,18 @@ def test_a_commit_waits_for_the_disk_though_a_rollback_has_failed(open_store, pa
     assert database.levels == [FULL]
     with closing(SqliteStore(copy_of(path, tmp_path / "crashed"), 100, NEVER)) as crashed:
         assert {found.session: found.position for found in crashed.load(["a", "b"])[0]} == {"a": 2, "b": 1}
-    assert [name for name, _ in store.names("", 9)] == ["a", "b"]
+    assert [name for name, _ in list_sessions(store, "", 9)] == ["a", "b"]
 
 
 def test_a_write_to_the_tables_that_a_crash_undoes_loses_nothing(open_store, path, tmp_path):
     """It waits for no disk, so a crash may leave any part of it: of the log, each frame is the last once."""
     store = open_store()
     store.commit(blocks([record("a"), record("b")]), [])
-    store.names("", 1)
+    list_sessions(store, "", 1)
     store.commit(blocks([record("a", 2), record("c")]), [])
     store.commit(blocks([record("a", 3)]), [Tombstone("b", 1, "deleted", 1.0)])
     on_disk = wal(path).stat().st_size
-    store.names("", 1)
+    list_sessions(store, "", 1)
     written = wal(path).stat().st_size
     assert store._database.execute("SELECT count(*) FROM journal").fetchone() == (0,)
     batches = []
@@ -478,7 +478,7 @@ def test_a_write_to_the_tables_that_a_crash_undoes_loses_nothing(open_store, pat
         records, others = again.load("abc")
         assert {found.session: found.position for found in records} == {"a": 3, "c": 1}
         assert (others, len(again)) == ({"b": Tombstone("b", 1, "deleted", 1.0)}, 2)
-        assert [name for name, _ in again.names("", 9)] == ["a", "c"]
+        assert [name for name, _ in list_sessions(again, "", 9)] == ["a", "c"]
         again.close()
     assert end == written
     assert batches == [2] * (len(batches) - 1) + [0]
@@ -539,19 +539,19 @@ def test_a_commit_that_is_interrupted_at_any_step_keeps_nothing(open_store):
 def test_a_write_to_the_tables_that_is_interrupted_at_any_step_loses_nothing(open_store):
     store = open_store()
     store.commit(blocks([record("a"), record("b")]), [])
-    store.names("", 1)
+    list_sessions(store, "", 1)
     store.commit(blocks([record("a", 2), record("c")]), [Tombstone("b", 1, "deleted", 1.0)])
     for steps in range(1, 2000):
         try:
             with interrupted_after(store, steps, in_transaction=True):
-                store.names("", 1)
+                list_sessions(store, "", 1)
         except StoreFailed:
             assert ([found.position for found in store.load(["a", "b", "c"])[0]], len(store)) == ([2, 1], 2)
             assert store._database.execute("SELECT count(*) FROM journal").fetchone() == (1,)
         else:
             break
     assert steps > 50
-    assert [name for name, _ in store.names("", 9)] == ["a", "c"]
+    assert [name for name, _ in list_sessions(store, "", 9)] == ["a", "c"]
     assert store._database.execute("SELECT count(*) FROM journal").fetchone() == (0,)
 
 
@@ -593,8 +593,8 @@ def test_a_file_of_layout_1_opens_with_all_that_it_held(open_store, path):
             "s5": Tombstone("s5", 1, "deleted", 1e9),
         }
         assert len(store) == 6
-        assert [name for name, _ in store.names("", 9)] == ["acme/s0", "new", "s0", "s1", "s2", "s3"]
-        assert store.names("", 9)[4] == ("s2", "0" * 64)
+        assert [name for name, _ in list_sessions(store, "", 9)] == ["acme/s0", "new", "s0", "s1", "s2", "s3"]
+        assert list_sessions(store, "", 9)[4] == ("s2", "0" * 64)
         assert store.expired(1.9e9, 9) == ["s1"]
         store.close()
 
@@ -653,7 +653,7 @@ def test_a_file_of_layout_3_which_had_no_labels_is_listed_by_those_it_gets(open_
         store = open_store()
         assert [found.session for found in store.load(["a", "b"])[0]] == ["a", "b"]
         store.commit(blocks([labelled("b", "site:north")]), [])
-        assert store.labelled("", 9, "", any_model, ("site:north",)).found == [("b", PRINT)]
+        assert store.names(NamesQuery("", 9, labels=("site:north",))).found == [("b", PRINT)]
         store.close()
 
 
@@ -700,7 +700,7 @@ def test_a_crash_between_any_two_batches_leaves_all_of_them(open_store, path, tm
             records, others = again.load(f"s{i}" for i in range(24))
             assert {found.session: found for found in records} == right
             assert (others, len(again)) == (gone, len(right))
-            assert [name for name, _ in again.names("", 99)] == sorted(right)
+            assert [name for name, _ in list_sessions(again, "", 99)] == sorted(right)
             again.close()
     assert partial > 5
 
@@ -941,7 +941,7 @@ async def test_sessions_that_cannot_be_served_are_refused_and_the_others_go_on(s
         kept = service.engine.residents.store
         kept.commit(blocks([record("theirs", 3)]), [])
         kept.commit(blocks([record("broken", 3)]), [])
-        kept.names("", 1)  # writes them to the tables
+        list_sessions(kept, "", 1)  # writes them to the tables
         kept._database.execute("UPDATE sessions SET crc = crc + 1 WHERE id = 'broken'")
         for at in (None, 0, 3):
             theirs = await service.advance("theirs", [[0.5]], at)

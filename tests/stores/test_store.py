@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from app.errors import StoreFailed
-from app.stores import Record, Store, Tombstone, any_model
+from app.stores import NamePage, NamesQuery, Record, Store, Tombstone, any_model
 from app.stores.memory import MemoryStore
 from app.stores.redis.store import RedisStore
 from app.stores.redis.url import parse_url
 from app.stores.sqlite.store import SqliteStore
-from tests.helpers.records import blocks, labelled
+from tests.helpers.records import blocks, labelled, list_sessions
 from tests.helpers.redis_server import RedisServer, needs_redis
 
 PRINT = "f" * 64
@@ -135,9 +135,9 @@ class StoreContract:
             [Tombstone("a", 1, "deleted", clock.now)],
         )
         settle()
-        assert store.names("", 3) == [("b", PRINT), ("c", "0" * 64), ("d", PRINT)]
-        assert store.names("d", 3) == [("e", PRINT)]
-        assert store.names("e", 3) == []
+        assert list_sessions(store, "", 3) == [("b", PRINT), ("c", "0" * 64), ("d", PRINT)]
+        assert list_sessions(store, "d", 3) == [("e", PRINT)]
+        assert list_sessions(store, "e", 3) == []
 
     def test_names_are_listed_by_prefix_and_by_model(self, store, settle):
         other = "0" * 64
@@ -147,17 +147,17 @@ class StoreContract:
         store.commit(blocks([record(name, fingerprint=other) for name in ("acme/a3", "acme/c", "zoo/b")]), [])
         settle()
         everything = ["a", "acme/a1", "acme/a2", "acme/a3", "acme/b", "acme/c", "acmf", "zoo/a1", "zoo/b"]
-        assert [name for name, _ in store.names("", 99)] == everything
-        assert [name for name, _ in store.names("", 3, "acme/")] == everything[1:4]
-        assert [name for name, _ in store.names("acme/a3", 99, "acme/")] == everything[4:6]
-        assert [name for name, _ in store.names("", 99, "acme/a")] == everything[1:4]
-        assert store.names("", 99, fingerprint_filter=other.__eq__) == [
+        assert [name for name, _ in list_sessions(store, "", 99)] == everything
+        assert [name for name, _ in list_sessions(store, "", 3, "acme/")] == everything[1:4]
+        assert [name for name, _ in list_sessions(store, "acme/a3", 99, "acme/")] == everything[4:6]
+        assert [name for name, _ in list_sessions(store, "", 99, "acme/a")] == everything[1:4]
+        assert list_sessions(store, "", 99, fingerprint_filter=other.__eq__) == [
             ("acme/a3", other), ("acme/c", other), ("zoo/b", other),
         ]  # fmt: skip
-        assert store.names("acme/a3", 1, "acme/", other.__eq__) == [("acme/c", other)]
-        assert store.names("", 99, "zoo/c") == []
-        assert store.names("", 99, fingerprint_filter="1".__eq__) == []
-        down = partial(store.names, descending=True)
+        assert list_sessions(store, "acme/a3", 1, "acme/", other.__eq__) == [("acme/c", other)]
+        assert list_sessions(store, "", 99, "zoo/c") == []
+        assert list_sessions(store, "", 99, fingerprint_filter="1".__eq__) == []
+        down = partial(list_sessions, store, descending=True)
         assert [name for name, _ in down("", 99)] == everything[::-1]
         assert [name for name, _ in down("", 3, "acme/")] == everything[5:2:-1]
         assert [name for name, _ in down("acme/a3", 99, "acme/")] == everything[2:0:-1]
@@ -174,12 +174,12 @@ class StoreContract:
             for descending in (False, True):
                 found, after = [], ""
                 while after is not None:
-                    page = store.labelled(after, 5, "s", any_model, labels, descending=descending)
+                    page = store.names(NamesQuery(after, 5, "s", labels=labels, descending=descending))
                     assert len(page.found) <= 5
                     found += [name for name, _ in page.found]
                     after = page.end
                 assert found == (wanted[::-1] if descending else wanted)
-        assert not store.labelled("s03", 5, "s1", any_model, ("site:north",), descending=True).found
+        assert not store.names(NamesQuery("s03", 5, "s1", labels=("site:north",), descending=True)).found
 
     def test_a_session_that_moves_to_another_model_is_listed_under_that_alone(self, store, settle):
         other = "0" * 64
@@ -188,8 +188,8 @@ class StoreContract:
         store.load(["a", "b"])
         store.commit(blocks([record("a", 2, fingerprint=other), record("b", 2)]), [])
         settle()
-        assert store.names("", 9) == [("a", other), ("b", PRINT)]
-        assert store.names("", 9, fingerprint_filter=PRINT.__eq__) == [("b", PRINT)]
+        assert list_sessions(store, "", 9) == [("a", other), ("b", PRINT)]
+        assert list_sessions(store, "", 9, fingerprint_filter=PRINT.__eq__) == [("b", PRINT)]
 
     def test_only_expired_sessions_are_found(self, store, clock, settle):
         store.commit(
@@ -259,11 +259,27 @@ def fill(store: Store, start: int, end: int) -> None:
         store.commit(blocks(records), [])
 
 
+def test_a_merged_page_ends_where_the_first_of_its_pages_does():
+    """Behind that, the page that ended may have left out a session that comes before those of the others."""
+
+    def page(names: str, end: str | None) -> NamePage:
+        return NamePage([(name, PRINT) for name in names], end)
+
+    up = [page("ad", "d"), page("bz", None), page("c", "c")]
+    assert NamePage.merge(up, 9) == page("abc", "c")
+    assert NamePage.merge(up, 2) == page("ab", "b")
+    assert NamePage.merge([up[1], page("y", None)], 9) == page("byz", None)
+    down = [page("da", "a"), page("zb", None), page("c", "c")]
+    assert NamePage.merge(down, 9, descending=True) == page("zdc", "c")
+    assert NamePage.merge(down, 2, descending=True) == page("zd", "d")
+
+
 class TestMemory(StoreContract):
     @pytest.mark.parametrize("listing", LISTINGS)
     def test_the_work_of_a_page_does_not_grow_with_the_number_of_sessions(self, store, listing):
         def work() -> list[int]:
-            return [steps_of(partial(store.names, *listing, descending=down)) for down in (False, True)]
+            page = partial(list_sessions, store, *listing)
+            return [steps_of(partial(page, descending=down)) for down in (False, True)]
 
         fill(store, 0, 200)
         before = work()
@@ -297,15 +313,15 @@ class TestSqlite(StoreContract):
                 return 0
 
             store._database.set_progress_handler(step, 1)
-            store.names(*listing, descending=descending)
+            list_sessions(store, *listing, descending=descending)
             store._database.set_progress_handler(None, 1)
             return count
 
         fill(store, 0, 200)
-        store.names("", 1)
+        list_sessions(store, "", 1)
         before = {descending: work(descending=descending) for descending in (False, True)}
         fill(store, 200, 4000)
-        store.names("", 1)
+        list_sessions(store, "", 1)
         for descending, steps in before.items():
             assert work(descending=descending) <= 1.1 * steps
 
@@ -324,7 +340,7 @@ class TestSqlite(StoreContract):
         store.commit(blocks([record("b", 2), record("c")]), [tombstone])
         store.close()
         again = SqliteStore(store.path, MOST_TOMBSTONES, TOMBSTONE_SECONDS, period, clock)
-        result = again.load(["a", "b", "c"]), again.names("", 9), again.expired(9.0, 9), len(again)
+        result = again.load(["a", "b", "c"]), list_sessions(again, "", 9), again.expired(9.0, 9), len(again)
         again.close()
         names = [("b", PRINT), ("c", PRINT), ("d", PRINT)]
         assert result == (([record("b", 2), record("c")], {"a": tombstone}), names, ["d"], 3)
@@ -338,7 +354,7 @@ class TestRedis(StoreContract):
             for server in all_servers:
                 server.ask("CONFIG", "RESETSTAT")
             for descending in (False, True):
-                store.names(*listing, descending=descending)
+                list_sessions(store, *listing, descending=descending)
             calls: Counter[str] = Counter()
             for server in all_servers:
                 found = re.findall(r"cmdstat_(\w+):calls=(\d+)", server.ask("INFO", "commandstats"))

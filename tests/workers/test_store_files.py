@@ -13,7 +13,7 @@ from app.stores.sqlite.store import SqliteStore
 from app.workers import store_files
 from app.workers.place import owner_of
 from app.workers.store_files import claim, divide, stored_workers, worker_path, worker_paths
-from tests.helpers.records import blocks
+from tests.helpers.records import blocks, list_sessions
 
 NAMES = [f"tenant/session-{i}" for i in range(2500)]
 
@@ -44,7 +44,7 @@ def check(path: Path, workers: int) -> None:
     found, gone = set(), set()
     for index, file in enumerate(worker_paths(path, workers)):
         store = opened(file)
-        names = [name for name, _ in store.names("", 10_000)]
+        names = [name for name, _ in list_sessions(store, "", 10_000)]
         records, _ = store.load(names)
         assert sorted(records, key=lambda each: each.session) == sorted(
             (record(name) for name in names), key=lambda each: each.session

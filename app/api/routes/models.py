@@ -130,6 +130,7 @@ def _model(request: Request, slab: Slab, counts: dict[str, tuple[int, int]] | No
         "can_forecast": not forecaster.missing,
         "feedback": artifact.fed_back,
         "vocabulary": None if artifact.text is None else len(artifact.text.vocabulary),
+        "sample_prompt": None if artifact.text is None else artifact.text.vocabulary.sample,
         "carry_bytes": forecaster.carry_nbytes,
         "unit": None if forecaster.samples is None else "sample",
         "samples": None if forecaster.samples is None else forecaster.samples.describe(),

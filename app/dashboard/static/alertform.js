@@ -1,7 +1,7 @@
 // The form that sets the alert of a session. The server checks what is typed, and each refusal stands at its field.
 
 import { call, sessionPath } from "./api.js";
-import { $, create, toast } from "./dom.js";
+import { $, counted, create, toast } from "./dom.js";
 
 const NUMBERS = ["score_above", "outside", "clear_after", "alarms_per_week"];
 const FIELDS = { none: [], limit: ["score_above", "outside", "clear_after"], rate: ["alarms_per_week", "kind", "refractory", "step"] };
@@ -106,7 +106,7 @@ function inWords(alert) {
   if (!alert) return "none of its own";
   if (alert.alarms_per_week !== null) {
     const kind = alert.kind && alert.kind !== "any" ? ` (${alert.kind})` : "";
-    return `${alert.alarms_per_week} ${alert.alarms_per_week === 1 ? "alarm" : "alarms"} a week${kind}`;
+    return `${counted(alert.alarms_per_week, "alarm")} a week${kind}`;
   }
   const limits = [];
   if (alert.score_above !== null) limits.push(`surprise above ${alert.score_above}`);

@@ -21,6 +21,7 @@ const SERIES = [
 ];
 const BANDS = [["upper", "lower", "--band"], ["fanUpper", "fanLower", "--fan"]];
 const WHOLE_STEPS = Array.from({ length: 16 }, (_, i) => [1, 2, 5].map((digit) => digit * 10 ** i)).flat();
+const SECOND_STEPS = WHOLE_STEPS.map((step) => step / 100);
 const MAX_HEAT_ROWS = 256; // more numbers than this share rows of the heat map: the largest is shown
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -51,11 +52,12 @@ export class Figure {
     }[figure.style]();
     const rows = (i, plot) => this.#under(i, plot);
     const note = (position) => alertAt(this.alerts(), position);
-    const tip = tipHook(this.host, { rows, time: (i) => this.times?.[i] ?? null, note });
+    const { frameSeconds } = figure;
+    const tip = tipHook(this.host, { rows, time: (i) => this.times?.[i] ?? null, note, frameSeconds });
     const hooks = { ...this.hooks, setCursor: [tip], draw: [(plot) => drawAlerts(plot, this.alerts())] };
     if (figure.style === "heat") hooks.drawAxes = [(plot) => this.#paint(plot)];
     else if (figure.kind === "probability") hooks.drawAxes = [halfLine];
-    this.plot = new uPlot(options(this.host, series, { ...more, ...vertical(figure), hooks, times: () => this.times }), null, this.host);
+    this.plot = new uPlot(options(this.host, series, { ...more, ...vertical(figure), hooks, times: () => this.times, frameSeconds }), null, this.host);
   }
 
   /** Shows these positions of the trail, on axes that fit them. */
@@ -159,17 +161,18 @@ function caption(figure, note) {
 
 export const key = (name, text) => create("li", {}, create("i", { className: `key ${name}` }), text);
 
-function options(host, series, { bands = [], hooks, times, range, y = {} }) {
+function options(host, series, { bands = [], hooks, times, range, y = {}, frameSeconds = null }) {
+  const plain = frameSeconds ? (tick) => `${number(tick * frameSeconds)} s` : (tick) => tick.toLocaleString("en");
   let labels = null; // by position, while the ticks are times
   const horizontal = axis({
     size: () => (times() ? 46 : 32),
-    incrs: WHOLE_STEPS,
+    incrs: frameSeconds ? SECOND_STEPS.map((step) => step / frameSeconds) : WHOLE_STEPS,
     splits: (plot, _, min, max, step) => {
       const ticks = times() && timeTicks(plot.data[0], times(), min, max, plot.bbox.width / devicePixelRatio);
       labels = ticks ? new Map(ticks.map(({ position, label }) => [position, label])) : null;
       return ticks ? ticks.map(({ position }) => position) : multiples(step, min, max);
     },
-    values: (_, ticks) => ticks.map((tick) => labels?.get(tick) ?? tick.toLocaleString("en")),
+    values: (_, ticks) => ticks.map((tick) => labels?.get(tick) ?? plain(tick)),
   });
   return {
     width: host.clientWidth || 600,

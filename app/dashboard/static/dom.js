@@ -18,6 +18,9 @@ export const number = (value, digits = 5) =>
 
 export const count = (value) => (value ?? 0).toLocaleString("en");
 
+/** A number with its noun, such as `1 session` or `2 sessions`. */
+export const counted = (value, noun) => `${count(value)} ${noun}${value === 1 ? "" : "s"}`;
+
 /** A number with its unit, if it has one. */
 export const measured = (value, unit, digits) => `${number(value, digits)}${unit && value !== null ? ` ${unit}` : ""}`;
 

@@ -2,7 +2,7 @@
 
 import { Alerts } from "./alerts.js";
 import { call, isRefused, key, retryKey, tenant } from "./api.js";
-import { $, ask, count, create, toast } from "./dom.js";
+import { $, ask, count, counted, create, toast } from "./dom.js";
 import { List } from "./list.js";
 import { curl, LIST, modelAddress, ModelPage, network, shownModel } from "./model.js";
 import { Panel } from "./panel.js";
@@ -120,7 +120,7 @@ function card(model) {
     "li", {},
     create("a", { href: modelAddress(model.name) }, model.name), model.default ? " (default)" : "",
     create("span", {}, `${ports(model.inputs)} → ${ports(model.outputs)}; ${network(model)}`),
-    create("span", {}, `${residents(model)}${count(model.carry_bytes)} bytes per session`),
+    create("span", {}, `${residents(model)}${counted(model.carry_bytes, "byte")} per session`),
     create("span", {}, model.fingerprint.slice(0, 12)),
   );
 }
@@ -132,7 +132,7 @@ function ports(list) {
 
 /** The number of sessions in memory; empty if the key may not see other tenants. */
 function residents({ sessions_resident: resident }) {
-  return resident === null ? "" : `${count(resident)} ${resident === 1 ? "session" : "sessions"} in memory, `;
+  return resident === null ? "" : `${counted(resident, "session")} in memory, `;
 }
 
 /** Shows the error of a failed refresh; null means that the refresh succeeded. */

@@ -1,7 +1,7 @@
 // The page of a model: what goes in, what comes out, and how to send it an observation.
 
 import { call, key, sessionPath } from "./api.js";
-import { $, ask, count, create, number, toast } from "./dom.js";
+import { $, ask, count, counted, create, number, toast } from "./dom.js";
 import { layOut, sentInputs, widthOf } from "./ports.js";
 
 const MOST_NAMES = 64; // of the numbers of a port
@@ -56,8 +56,8 @@ export class ModelPage {
     const computed = inputs.length - sent.length;
     const wide = widthOf(sent);
     $("inputs-hint").textContent =
-      `A row of observations has ${count(wide)} ${wide === 1 ? "number" : "numbers"}${inputs.length > 1 ? ", in this order" : ""}.` +
-      (computed ? ` The server computes the last ${computed} inputs from timestamps.` : "");
+      `A row of observations has ${counted(wide, "number")}${inputs.length > 1 ? ", in this order" : ""}.` +
+      (computed ? ` The server computes the last ${counted(computed, "input")} from timestamps.` : "");
     $("inputs").replaceChildren(...inputs.map((port) => row(port, [range(port), port.unit ?? "–"])));
     $("outputs").replaceChildren(...layOut(model.outputs).map((port) => row(port, [port.kind, port.unit ?? "–"])));
     const command = curl(model);
@@ -106,7 +106,7 @@ export class ModelPage {
     const { sessions_resident: resident, sessions_on_older: older } = model;
     const facts = [
       ["network", network(model)],
-      ["state of a session", `${count(model.carry_bytes)} bytes`],
+      ["state of a session", counted(model.carry_bytes, "byte")],
       ...(resident === null ? [] : [["sessions in memory", `${count(resident)}${older ? `, ${count(older)} on an older network` : ""}`]]),
       ["forecasts", forecasts(model)],
       ...(model.states.length ? [["kept of a session", model.states.map(state).join("; ")]] : []),
@@ -148,7 +148,7 @@ const dataUrl = (blob) =>
 export function curl(model) {
   const sent = sentInputs(model);
   const times = model.time_features.length ? { timestamps: [new Date(0).toISOString()] } : {};
-  const asked = model.vocabulary ? { prompt: [0], steps: 80 } : { ...observation(model, sent), ...times };
+  const asked = model.vocabulary ? { prompt: model.sample_prompt, steps: 80 } : { ...observation(model, sent), ...times };
   const body = quote(JSON.stringify({ model: model.name, ...asked }));
   const authorization = key.get() ? `-H "authorization: Bearer $KEY" ` : "";
   const action = model.vocabulary ? "/generate" : "/observations";

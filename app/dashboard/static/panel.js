@@ -4,7 +4,7 @@ import { AlertForm } from "./alertform.js";
 import { call, isRefused, Problem, sessionPath, socket } from "./api.js";
 import { key } from "./chart.js";
 import { Charts, MOST } from "./charts.js";
-import { $, ago, ask, clock, count, create, measured, number, toast } from "./dom.js";
+import { $, ago, ask, clock, count, counted, create, measured, number, toast } from "./dom.js";
 import { modelAddress } from "./model.js";
 import { brief, FEW, figuresOf, flatRows, forecastRows, layOut, outputRows, shortNames, UNKNOWN } from "./ports.js";
 import { SKILL, targetErrors } from "./errors.js";
@@ -117,7 +117,7 @@ export class Panel {
 
   #received(message) {
     this.begin(); // what is sent from now on arrives here
-    if (message.missed) toast(`${count(message.missed)} observations came too fast to be shown`);
+    if (message.missed) toast(`${counted(message.missed, "observation")} came too fast to be shown`);
     for (const event of message.events ?? []) {
       if (this.isText) this.text.received(event);
       else if (event.event === "chunk") this.#chunk(event);
@@ -173,7 +173,7 @@ export class Panel {
       this.charts.plan(this.figures);
       this.charts.show(this.trail, Number($("window").value), this.twin, this.alerts.spans(this.session, this.epoch));
       if (this.frozenAt !== null && this.trail.last > this.frozenAt)
-        $("frozen-text").textContent = `The chart stands still while you look closer: ${count(this.trail.last - this.frozenAt)} newer observations.`;
+        $("frozen-text").textContent = `The chart stands still while you look closer: ${counted(this.trail.last - this.frozenAt, "newer observation")}.`;
       this.#legend();
       if ($("last").closest("details").open) this.#table();
     });
@@ -247,6 +247,7 @@ export class Panel {
       ["model", create("a", { href: modelAddress(view.model) }, view.model)],
       ["position", count(view.position)],
       ["since reset", count(view.observations_since_reset)],
+      ...(view.rate === null ? [] : [["sample rate", `${count(view.rate)} Hz`]]),
       ...(this.#isBrief ? [["last prediction", view.last_prediction?.map((value) => number(value)).join(", ") ?? "–"]] : []),
       ...targetErrors(errors, this.model).map(({ name, rmse, skill }) => [
         name === null ? "RMSE" : `RMSE of ${name}`, create("span", { title: SKILL }, skill === null ? rmse : `${rmse} (skill ${number(skill, 3)})`),
@@ -311,7 +312,7 @@ export class Panel {
     if (!both.length) return null;
     const of = this.every.length > 1 ? ` of ${title}` : "";
     const [seen, expected] = both.at(-1).map((value) => measured(value, unit));
-    return `The last ${count(both.length)} predicted observations${of}: RMSE ${measured(rmse(both), unit)}, last observed ${seen}, predicted ${expected}.`;
+    return `The last ${counted(both.length, "predicted observation")}${of}: RMSE ${measured(rmse(both), unit)}, last observed ${seen}, predicted ${expected}.`;
   }
 
   /** The columns of the first figure that has both observations and predictions. */
@@ -342,7 +343,7 @@ export class Panel {
     const { predicted } = this.trail.columns;
     const seen = predicted.map((_, i) => i).filter((i) => predicted[i]).slice(-ROWS).reverse();
     const row = (i) => [count(this.trail.first + i - 1), ...ports.map((port) => cell(predicted[i], port))];
-    return [["position", ...ports.map(({ name }) => name)], seen.map(row)];
+    return [[this.model?.samples ? "frame" : "position", ...ports.map(({ name }) => name)], seen.map(row)];
   }
 
   async #do(action) {
@@ -369,7 +370,7 @@ export class Panel {
 
   async #delete() {
     const { session } = this;
-    const at = this.view ? ` It has seen ${count(this.view.position)} observations.` : "";
+    const at = this.view ? ` It has seen ${counted(this.view.position, "observation")}.` : "";
     const text = `Its carry and its history are deleted and cannot be restored.${at}`;
     const confirmed = await ask({ title: `Delete ${session}?`, text, yes: "Delete", danger: true });
     if (!confirmed) return;

@@ -33,6 +33,7 @@ export const UNKNOWN = [{ title: "", style: "line", kind: "number", output: 0, i
  *
  * `style` is `line` (one number, with what was observed), `lines` or `heat`. `next` is true of a prediction of what
  * follows: it is drawn at the next position. Other outputs are drawn at the position of their observation.
+ * `frameSeconds` is how long a position takes where it is a frame of samples.
  */
 export function figuresOf(model) {
   const inputs = sentInputs(model);
@@ -42,7 +43,10 @@ export function figuresOf(model) {
     const next = port.names.every((name) => known.includes(name));
     return { ...figure(port), source: "predicted", output: port.first, input, next };
   });
-  if (model.samples || figures.some(({ next }) => next)) return figures; // samples are not sent to a watcher
+  const { samples } = model;
+  // Samples are not sent to a watcher. A position of such a figure is a frame of them.
+  if (samples) return figures.map((figure) => ({ ...figure, frameSeconds: samples.frame / samples.rate }));
+  if (figures.some(({ next }) => next)) return figures;
   const small = inputs.filter(({ size }) => size <= FEW);
   return [...figures, ...small.map((port) => ({ ...figure(port), source: "observed", output: -1, input: port.first, next: false }))];
 }

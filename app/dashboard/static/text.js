@@ -1,7 +1,7 @@
 // A session of a model of text: its text, what is written next, and branches of it.
 
 import { call, Problem, sessionPath, stream } from "./api.js";
-import { $, ask, count, create, toast } from "./dom.js";
+import { $, ask, count, counted, create, toast } from "./dom.js";
 
 const RETRY_MS = 1000;
 const FEED = 500; // tokens of a chunk: its answer has the logits of each
@@ -126,7 +126,7 @@ export class TextPane {
       for await (const { position, text, token, finish } of this.#tokens(body, run.signal)) {
         if (run.signal.aborted) break;
         if (finish) {
-          this.#say(`${finish === "stop" ? "The text came to its stop" : "Done"}: ${count(written)} tokens${keep ? "" : " on a copy"}.`);
+          this.#say(`${finish === "stop" ? "The text came to its stop" : "Done"}: ${counted(written, "token")}${keep ? "" : " on a copy"}.`);
           $("prompt").value = keep ? "" : $("prompt").value;
           continue;
         }
@@ -135,7 +135,7 @@ export class TextPane {
         else this.copy += text;
         this.#draw();
       }
-      if (run.signal.aborted) this.#say(`Stopped after ${count(written)} tokens.`);
+      if (run.signal.aborted) this.#say(`Stopped after ${counted(written, "token")}.`);
     } finally {
       if (this.writing === run) this.writing = null;
       this.#buttons();
@@ -224,7 +224,7 @@ export class TextPane {
     const how =
       at === position
         ? "The new session is a copy of the present state."
-        : `A new session reads the ${count(tokens.length)} tokens up to here, so it has the state that this session had.`;
+        : `A new session reads the ${counted(tokens.length, "token")} up to here, so it has the state that this session had.`;
     const before = this.tokens.slice(0, at - this.first).map(({ text }) => text).join("").slice(-QUOTED);
     const id = await ask({ title: `Branch behind “…${before}”`, text: how, label: "New session", value: `${session}-${at}`, yes: "Branch" });
     if (!id) return;

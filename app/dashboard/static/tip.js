@@ -1,6 +1,6 @@
 // What is under the pointer in a chart: its values with units, its position and its time.
 
-import { clock, count, create } from "./dom.js";
+import { clock, count, create, number } from "./dom.js";
 
 const GAP = 14; // pixels between the pointer and the tip
 
@@ -9,8 +9,9 @@ const GAP = 14; // pixels between the pointer and the tip
  *
  * `rows(i, plot)` are the [name, value] of the point with this index; `time(i)` is its time or null;
  * `note(position)` is a sentence or null.
+ * `frameSeconds` is how long a position takes where it is a frame of samples.
  */
-export function tipHook(host, { rows, time, note }) {
+export function tipHook(host, { rows, time, note, frameSeconds }) {
   const tip = create("div", { className: "tip", hidden: true });
   host.append(tip);
   host.addEventListener("mouseleave", () => (tip.hidden = true));
@@ -20,9 +21,11 @@ export function tipHook(host, { rows, time, note }) {
     tip.hidden = !lines.length;
     if (tip.hidden) return;
     const seconds = time(i);
-    const head = create("b", {}, `position ${count(plot.data[0][i])}`);
-    const when = seconds === null ? [] : [create("span", { className: "when" }, clock(seconds))];
-    const said = note(plot.data[0][i]);
+    const position = plot.data[0][i];
+    const head = create("b", {}, `${frameSeconds ? "frame" : "position"} ${count(position)}`);
+    const end = frameSeconds ? `until ${number(position * frameSeconds)} s` : seconds === null ? null : clock(seconds);
+    const when = end === null ? [] : [create("span", { className: "when" }, end)];
+    const said = note(position);
     const sentence = said === null ? [] : [create("span", { className: "note" }, said)];
     const pair = ([name, value]) => create("div", {}, create("dt", {}, name), create("dd", {}, value));
     tip.style.left = "0"; // so that its width is its own

@@ -1,7 +1,7 @@
 // Streams a series into two sessions, one of which is reset at each chunk, and compares their errors.
 
 import { call, sessionPath, socket } from "./api.js";
-import { $, count, create, number, toast } from "./dom.js";
+import { $, count, counted, create, number, toast } from "./dom.js";
 import { Errors } from "./errors.js";
 import { Microphone } from "./microphone.js";
 import { FEW, layOut, outputRows } from "./ports.js";
@@ -100,7 +100,7 @@ export class TryIt {
     const model = this.models($("try-model").value);
     this.file = file ?? null;
     $("try-own").hidden = !file;
-    $("try-source").textContent = file ? `${file.name}: ${count(file.size)} bytes.${this.kind.chosen}` : this.kind.own(model);
+    $("try-source").textContent = file ? `${file.name}: ${counted(file.size, "byte")}.${this.kind.chosen}` : this.kind.own(model);
   }
 
   async #run() {
@@ -147,7 +147,7 @@ export class TryIt {
     // A session over samples has no history: its panel shows the segments that it is there for.
     await Promise.race([this.panel.begun, new Promise((resolve) => setTimeout(resolve, WATCH_MS))]);
     const { position, predictions, events } = await call(sessionPath(session, "/audio"), { method: "POST", wav });
-    const text = `${file.name}: ${count(position)} samples, ${count(predictions?.length ?? 0)} frames`;
+    const text = `${file.name}: ${counted(position, "sample")}, ${counted(predictions?.length ?? 0, "frame")}`;
     const found = (events ?? []).map(({ event, sample }) => (event === "speech_start" ? `from ${count(sample)}` : `to ${count(sample)}`));
     $("try-source").textContent = found.length ? `${text}; speech ${found.join(" ")}` : text;
   }
@@ -188,7 +188,7 @@ export class TryIt {
   /** Says what of the file is streamed, and what is not. */
   #describe(file, { observations, columns, ignored, notes }) {
     const rest = ignored.length ? [`not read: ${ignored.join(", ")}`] : [];
-    const text = [`${count(observations.length)} rows of ${columns.join(", ")}`, ...rest, ...notes].join("; ");
+    const text = [`${counted(observations.length, "row")} of ${columns.join(", ")}`, ...rest, ...notes].join("; ");
     $("try-source").textContent = `${file.name}: ${text}`;
   }
 

@@ -1,6 +1,6 @@
 // A session over samples: the sound that this page sends, where there is speech, and how fast the answers come.
 
-import { $, count, create } from "./dom.js";
+import { $, counted, create } from "./dom.js";
 
 const SHOWN = 10; // seconds of sound
 const BIN = 0.02; // seconds of a column of the waveform
@@ -134,6 +134,6 @@ export class VoicePane {
     this.listed = text;
     $("segments").replaceChildren(...rows.reverse().map((row) => create("tr", {}, ...row.map((cell) => create("td", {}, cell)))));
     $("segments-part").hidden = !rows.length;
-    $("segments-title").textContent = `Speech: ${count(rows.length)} ${rows.length === 1 ? "segment" : "segments"}`;
+    $("segments-title").textContent = `Speech: ${counted(rows.length, "segment")}`;
   }
 }

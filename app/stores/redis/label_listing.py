@@ -7,12 +7,11 @@ with a server is added again when its session is committed by a replica that has
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
-from app.session.names import name_range
 from app.session.notes import Labels
 from app.session.rows import labels_of
-from app.stores import Block, Conflicts, LabelPage, Record
+from app.stores import Block, Conflicts, NamePage, NamesQuery, Record
 from app.stores.redis import values
 from app.stores.redis.name_index import NameIndex, NamesFailed
 from app.stores.redis.session_keys import SessionKeys
@@ -70,40 +69,26 @@ class LabelListing:
         if names:
             self._index.remove_labels(names)
 
-    def page(
-        self,
-        after: str,
-        limit: int,
-        prefix: str,
-        fingerprint_filter: Callable[[str], bool],
-        labels: Labels,
-        *,
-        descending: bool,
-    ) -> LabelPage:
-        """See `Store.labelled`.
+    def page(self, query: NamesQuery) -> NamePage:
+        """See `Store.names`, of a query with labels.
 
         Raises
         ------
         StoreFailed
         """
-        count = max(limit, MAX_CANDIDATES)
+        count = max(query.limit, MAX_CANDIDATES)
         try:
-            span = name_range(after, prefix, descending=descending)
-            names = self._index.labelled(labels[0], *span, count, descending=descending)
+            names = self._index.labelled(query.labels[0], *query.span, count, descending=query.descending)
         except NamesFailed as error:
             raise self._keys.failed(str(error)) from error
         stored, _ = self._keys.read(names) if names else ((), {})
         found = []
         for session, value in stored:
             record = _record(session, value)
-            if (
-                record is not None
-                and fingerprint_filter(record.fingerprint)
-                and not set(labels).difference(labels_of(record.body))
-            ):
+            if record is not None and query.accepts(record):
                 found.append((session, record.fingerprint))
-        found.sort(reverse=descending)
-        return LabelPage.of(found, limit, names[-1] if len(names) == count else None)
+        found.sort(reverse=query.descending)
+        return NamePage.of(found, query.limit, names[-1] if len(names) == count else None)
 
 
 def _labels(blocks: Sequence[Block]) -> Iterable[tuple[str, Labels]]:

@@ -19,13 +19,12 @@ from redis.exceptions import RedisError
 
 from app.errors import CarryoverError, ConfigError, SessionDamaged
 from app.session.names import id_of
-from app.session.notes import Labels
-from app.stores import Block, Conflicts, LabelPage, Record, Tombstone, any_model, find_unwritable
+from app.stores import Block, Conflicts, NamePage, NamesQuery, Record, Tombstone, find_unwritable
 from app.stores.redis import values
 from app.stores.redis.connections import Servers, client_reason, connect
 from app.stores.redis.label_listing import LabelListing
-from app.stores.redis.listing import Listing
 from app.stores.redis.name_index import NameIndex, NamesFailed
+from app.stores.redis.name_listing import NameListing
 from app.stores.redis.requirements import check_servers
 from app.stores.redis.scan import KeyScan
 from app.stores.redis.scripting import WriteConcern
@@ -81,8 +80,8 @@ class RedisStore:
             self._servers: Servers = connect(url, timeout)
             self._keys = SessionKeys(url, self._servers, self._write_concern)
             self._names = NameIndex(self._servers)
-            self._listing = Listing(self._names, self._keys)
-            self._labels = LabelListing(self._names, self._keys)
+            self._name_listing = NameListing(self._names, self._keys)
+            self._label_listing = LabelListing(self._names, self._keys)
             check_servers(url, self._servers, self._write_concern)
             self._names.build()
             self._count = self._names.count()
@@ -112,10 +111,10 @@ class RedisStore:
             strict=True,
         ):
             arguments += (base, kept, value)
-        moved, relabelled = self._listing.add(blocks), self._labels.add(blocks)
+        moved, relabelled = self._name_listing.add(blocks), self._label_listing.add(blocks)
         lost = self._keys.compare(COMMIT, alive + gone, arguments)
-        self._listing.remove(moved, gone, lost)
-        self._labels.remove(relabelled, gone, lost)
+        self._name_listing.remove(moved, gone, lost)
+        self._label_listing.remove(relabelled, gone, lost)
         if lost:
             self.fenced += sum(error is None for error in lost.values())
             self.forget_revisions(lost)
@@ -140,8 +139,8 @@ class RedisStore:
         """Forget the revisions of these sessions, which are no longer resident."""
         for session in sessions:
             self._revisions.pop(session, None)
-            self._listing.forget(session)
-            self._labels.forget(session)
+            self._name_listing.forget(session)
+            self._label_listing.forget(session)
             self._tombstone_revisions.pop(session, None)
 
     def load(self, sessions: Iterable[str]) -> tuple[list[Record], dict[str, Tombstone | CarryoverError]]:
@@ -161,8 +160,8 @@ class RedisStore:
             revision = value[: values.REVISION_BYTES]
             if isinstance(found, Record):
                 self._revisions[session] = revision
-                self._listing.note(session, found.fingerprint)
-                self._labels.note(found)
+                self._name_listing.note(session, found.fingerprint)
+                self._label_listing.note(found)
                 records.append(found)
             else:
                 self._tombstone_revisions[session] = revision
@@ -170,28 +169,8 @@ class RedisStore:
                     others[session] = found
         return records, others
 
-    def names(
-        self,
-        after: str,
-        limit: int,
-        prefix: str = "",
-        fingerprint_filter: Callable[[str], bool] = any_model,
-        *,
-        descending: bool = False,
-    ) -> list[tuple[str, str]]:
-        return self._listing.page(after, limit, prefix, fingerprint_filter, descending=descending)
-
-    def labelled(
-        self,
-        after: str,
-        limit: int,
-        prefix: str,
-        fingerprint_filter: Callable[[str], bool],
-        labels: Labels,
-        *,
-        descending: bool = False,
-    ) -> LabelPage:
-        return self._labels.page(after, limit, prefix, fingerprint_filter, labels, descending=descending)
+    def names(self, query: NamesQuery) -> NamePage:
+        return self._label_listing.page(query) if query.labels else self._name_listing.page(query)
 
     def expired(self, now: float, limit: int) -> list[str]:
         """See `Store`. Each call looks at the next slice of the keys, and begins again after the last."""

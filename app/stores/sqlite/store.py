@@ -28,15 +28,14 @@ from pathlib import Path
 import msgspec
 
 from app.errors import CarryoverError, ConfigError, StoreFailed
-from app.session.notes import Labels
 from app.stores import (
     NO_CONFLICTS,
     Block,
     Conflicts,
-    LabelPage,
+    NamePage,
+    NamesQuery,
     Record,
     Tombstone,
-    any_model,
     find_unwritable,
 )
 from app.stores.sqlite.check import ADVICE, check_last_commit, check_names
@@ -185,33 +184,10 @@ class SqliteStore:
                 yield found
                 found, last = self._tables.tombstones_after(last, page)
 
-    def names(
-        self,
-        after: str,
-        limit: int,
-        prefix: str = "",
-        fingerprint_filter: Callable[[str], bool] = any_model,
-        *,
-        descending: bool = False,
-    ) -> list[tuple[str, str]]:
+    def names(self, query: NamesQuery) -> NamePage:
         self._flush()
         with self._errors_as_store_failed("be read"):
-            return self._tables.names(after, limit, prefix, fingerprint_filter, descending=descending)
-
-    def labelled(
-        self,
-        after: str,
-        limit: int,
-        prefix: str,
-        fingerprint_filter: Callable[[str], bool],
-        labels: Labels,
-        *,
-        descending: bool = False,
-    ) -> LabelPage:
-        self._flush()
-        with self._errors_as_store_failed("be read"):
-            page = after, limit, prefix, fingerprint_filter, labels
-            return self._tables.labelled(*page, descending=descending)
+            return self._tables.labelled(query) if query.labels else self._tables.names(query)
 
     def expired(self, now: float, limit: int) -> list[str]:
         self._flush()

@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from heapq import merge
-from itertools import islice
 from zlib import crc32
 
 import msgspec
@@ -21,9 +19,8 @@ import msgspec
 from app.errors import SessionDamaged
 from app.session.label_index import MAX_CANDIDATES
 from app.session.names import id_of, name_range
-from app.session.notes import Labels
 from app.session.rows import labels_of
-from app.stores import Block, LabelPage, Record, Tombstone
+from app.stores import Block, NamePage, NamesQuery, Record, Tombstone
 from app.stores.sqlite.records import (
     checksums,
     microseconds,
@@ -240,50 +237,31 @@ class Tables:
             self._database.execute(OLD_TOMBSTONES, (TOMBSTONES_PER_CALL, microseconds(before)))
             self.has_tombstones = bool(self._database.execute(ANY_TOMBSTONE).fetchone()[0])
 
-    def names(
-        self,
-        after: str,
-        limit: int,
-        prefix: str,
-        fingerprint_filter: Callable[[str], bool],
-        *,
-        descending: bool,
-    ) -> list[tuple[str, str]]:
-        """See `Store.names`. Reads at most `limit` names of each model."""
-        start, end = name_range(after, prefix, descending=descending)
-        statement = NAMES_DOWN if descending else NAMES
+    def names(self, query: NamesQuery) -> NamePage:
+        """See `Store.names`, of a query without labels. Reads at most a page of names of each model."""
+        statement = NAMES_DOWN if query.descending else NAMES
         pages = [
-            [(name, model) for name in _texts(self._value(statement, model, start, end, limit))]
-            for model in filter(fingerprint_filter, _texts(self._value(FINGERPRINTS)))
+            [(name, model) for name in _texts(self._value(statement, model, *query.span, query.limit))]
+            for model in filter(query.fingerprint_filter, _texts(self._value(FINGERPRINTS)))
         ]
-        return list(islice(merge(*pages, reverse=descending), limit))
+        return query.merge(pages)
 
-    def labelled(
-        self,
-        after: str,
-        limit: int,
-        prefix: str,
-        fingerprint_filter: Callable[[str], bool],
-        labels: Labels,
-        *,
-        descending: bool,
-    ) -> LabelPage:
-        """See `Store.labelled`."""
-        count = max(limit, MAX_CANDIDATES)
-        start, end = name_range(after, prefix, descending=descending)
-        statement = LABELLED_DOWN if descending else LABELLED
-        candidates = _pairs(self._value(statement, labels[0], start, end, count))
+    def labelled(self, query: NamesQuery) -> NamePage:
+        """See `Store.names`, of a query with labels."""
+        count = max(query.limit, MAX_CANDIDATES)
+        statement = LABELLED_DOWN if query.descending else LABELLED
+        candidates = _pairs(self._value(statement, query.labels[0], *query.span, count))
         having: dict[str, set[str]] = {}
-        if len(labels) > 1:
+        if len(query.labels) > 1:
             names = [name for name, _ in candidates]
             for name, label in _pairs(self._value(LABELS_OF, json.dumps(names))):
                 having.setdefault(name, set()).add(label)
         found = [
             (name, model)
             for name, model in candidates
-            if fingerprint_filter(model) and not set(labels[1:]).difference(having.get(name, ()))
+            if query.fingerprint_filter(model) and not set(query.labels[1:]).difference(having.get(name, ()))
         ]
-        return LabelPage.of(found, limit, candidates[-1][0] if len(candidates) == count else None)
+        return NamePage.of(found, query.limit, candidates[-1][0] if len(candidates) == count else None)
 
     def expired(self, now: float, limit: int) -> list[str]:
         """Up to `limit` sessions whose deadline has passed.

@@ -32,6 +32,21 @@ def test_a_character_without_a_piece_is_unknown() -> None:
 
 
 @pytest.mark.parametrize(
+    ("pieces", "sample"),
+    [
+        ([UNKNOWN, *"The sa"], "The sea "),
+        ([UNKNOWN, *LETTERS], "the sea "),
+        ([UNKNOWN, "\n", "ab", "c"], "ab"),  # words would be unknown, and a new line cannot be seen
+        (["\n", "\t"], "\n"),
+    ],
+)
+def test_the_sample_of_a_vocabulary_is_a_text_that_it_knows(pieces: list[str], sample: str) -> None:
+    vocabulary = Vocabulary(pieces)
+    assert vocabulary.sample == sample
+    assert vocabulary.decode(vocabulary.encode(sample)) == sample
+
+
+@pytest.mark.parametrize(
     "pieces", [["a"], ["a", ""], ["a", "a"], ["a", 3], ["a", "\ud800"], ["a", "b" * 257]]
 )
 def test_what_is_no_vocabulary_is_refused(pieces: list[str]) -> None:

@@ -1,5 +1,6 @@
 """The cells are `nn.LSTM`, `nn.GRU` and `nn.RNN` with what surrounds them, by single steps and by chunks."""
 
+import dataclasses
 import tracemalloc
 
 import numpy as np
@@ -105,18 +106,28 @@ def test_tokens_are_looked_up_in_the_embedding(cell):
     agree(Architecture(cell, embedding=Embedding(11, 6)), 1, 8, 2, [4, 1, 9])
 
 
-def test_many_rows_step_as_each_alone():
-    for architecture in CELLS:
-        network = RecurrentNetwork(3, 16, 2, 2, architecture=architecture).eval()
-        cells, size = cells_of(network), architecture.states * 2 * 16
-        x, rows = torch.randn(70, 3).numpy(), torch.randn(70, size + 1).numpy()
-        moved = np.zeros_like(rows)
-        together = cells.step(x, rows, moved)
-        for i in range(70):
-            alone = rows[i : i + 1].copy()
-            np.testing.assert_allclose(cells.step(x[i : i + 1], alone), together[i : i + 1], atol=1e-6)
-            np.testing.assert_allclose(alone[:, :size], moved[i : i + 1, :size], atol=1e-6)
-        assert (moved[:, size:] == 0).all()
+@pytest.mark.parametrize("head", [(), *HEADS], ids=str)
+@pytest.mark.parametrize("architecture", CELLS, ids=str)
+def test_no_bit_of_a_row_depends_on_its_neighbours_or_on_the_cuts_of_its_stream(architecture, head):
+    architecture = dataclasses.replace(architecture, head=head)
+    network = RecurrentNetwork(3, 18, 2, 19, architecture=architecture).eval()
+    cells, size = cells_of(network), architecture.states * 2 * 18
+    lengths = np.array([5, 1, 9, 2, 9, 4, 1])
+    x, rows = torch.randn(sum(lengths), 3).numpy(), torch.randn(7, size + 1).numpy()
+    together = rows.copy()
+    outputs = np.split(cells.advance(x, lengths, together), lengths.cumsum()[:-1])
+    for i, chunk in enumerate(np.split(x, lengths.cumsum()[:-1])):
+        whole, single, beside = (rows[i : i + 1].copy() for _ in range(3))
+        np.testing.assert_array_equal(cells.advance(chunk, lengths[i : i + 1], whole), outputs[i])
+        for t in range(len(chunk)):
+            np.testing.assert_array_equal(cells.step(chunk[t : t + 1], single)[0], outputs[i][t])
+            crowd = np.concatenate([rows[:2], beside, rows[3:]])
+            several = cells.step(np.concatenate([x[:2], chunk[t : t + 1], x[3:7]]), crowd)
+            beside = crowd[2:3]
+            np.testing.assert_array_equal(several[2], outputs[i][t])
+        for moved in (whole, single, beside):
+            np.testing.assert_array_equal(moved[0], together[i])
+        assert together[i, size] == rows[i, size]
 
 
 def chunks(

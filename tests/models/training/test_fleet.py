@@ -81,7 +81,7 @@ def test_an_epoch_is_judged_on_all_series(training, datasets):
 
 def test_a_resumed_training_gives_the_same(training, datasets, tmp_path):
     begun = Training(list(datasets.values()), RECIPE)
-    begun.run_epoch()
+    begun.run_round()
     save_checkpoint(begun, tmp_path / "half")
     resumed = Training(list(datasets.values()), RECIPE)
     load_checkpoint(resumed, tmp_path / "half")

@@ -82,7 +82,7 @@ def test_the_textbook_rolls_out_on_one_prediction_at_a_time(textbook):
 def test_the_carry_is_kept_within_an_epoch_and_detached_between_pieces(textbook):
     whole, pieces = (initial_network(textbook.dataset, TEXTBOOK) for _ in range(2))
     training = Training(textbook.dataset, replace(TEXTBOOK, learning_rate=1e-12))
-    loss = training.run_epoch().loss
+    loss = training.run_round().loss
     with torch.no_grad():
         outputs, _ = whole(training.observations)
     assert loss == pytest.approx(float((outputs - training.truth).square().mean()), rel=1e-4)
@@ -101,7 +101,7 @@ def test_the_seed_decides_the_result():
 
 def test_a_training_leaves_torchs_global_generator_unchanged():
     before = torch.random.get_rng_state()
-    Training(wave(), SMALL).run_epoch()
+    Training(wave(), SMALL).run_round()
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -211,7 +211,7 @@ def test_inputs_known_ahead_are_read_while_running_freely():
     series = Series("x", ("plan", "a"), np.random.default_rng(0).normal(size=(200, 2)))
     dataset = prepare(series, [Column("plan"), Column("a")], ["a"], Split(100, 50, 50), future=["plan"])
     training = Training(dataset, replace(SMALL, closed_loop=5, epochs=1))
-    training.run_epoch()
+    training.run_round()
     network = training.best_network()
     run = free_run(network, dataset, start=10, warmup=20, steps=8)
     with torch.no_grad():
@@ -244,13 +244,13 @@ def test_a_diverging_training_stops_and_says_so():
     with torch.no_grad():
         training.network.fc.bias.fill_(math.inf)
     with pytest.raises(TrainingDiverged, match="epoch 1"):
-        training.run_epoch()
+        training.run_round()
 
 
 def test_the_gradient_is_clipped():
     training = Training(wave(), replace(SMALL, clip=1e-3))
     training.truth = training.truth * 1e3
-    training.run_epoch()
+    training.run_round()
     norm = math.sqrt(
         sum(float(p.grad.square().sum()) for p in training.network.parameters() if p.grad is not None)
     )
@@ -258,11 +258,11 @@ def test_the_gradient_is_clipped():
 
 
 def test_the_cosine_schedule_falls_from_the_rate_towards_zero():
-    rates = [Recipe(epochs=10, learning_rate=0.5).learning_rate_at(epoch) for epoch in range(10)]
+    rates = [Recipe(learning_rate=0.5).learning_rate_at(epoch / 10) for epoch in range(10)]
     assert rates[0] == 0.5
     assert rates == sorted(rates, reverse=True)
     assert 0 < rates[-1] < 0.02
-    assert Recipe(schedule="constant").learning_rate_at(7) == Recipe().learning_rate
+    assert Recipe(schedule="constant").learning_rate_at(0.7) == Recipe().learning_rate
 
 
 @pytest.mark.parametrize(
@@ -274,6 +274,7 @@ def test_the_cosine_schedule_falls_from_the_rate_towards_zero():
         {"patience": -1},
         {"closed_loop": -1},
         {"clip": math.nan},
+        {"clip": math.inf},
         {"learning_rate": 0.0},
         {"learning_rate": math.inf},
         {"learning_rate": math.nan},
@@ -358,7 +359,7 @@ def test_a_resumed_training_draws_the_same_random_numbers(tmp_path, learning):
     whole, first, second = (Training(drifting_pair(), recipe) for _ in range(3))
     list(whole.run())
     for _ in range(3):
-        first.run_epoch()
+        first.run_round()
     save_checkpoint(first, tmp_path / "x")
     torch.rand(7)  # what others draw does not matter
     load_checkpoint(second, tmp_path / "x")
@@ -555,7 +556,7 @@ def test_the_last_step_of_an_epoch_may_not_leave_weights_that_are_not_finite(mon
     calls = iter(range(pieces))
     monkeypatch.setattr(training.optimizer, "step", lambda: ruined() if next(calls) == pieces - 1 else step())
     with pytest.raises(TrainingDiverged, match="epoch 1: a weight is NaN"):
-        training.run_epoch()
+        training.run_round()
 
 
 def test_a_training_that_diverges_later_keeps_the_best_epoch_before(tmp_path):
@@ -575,9 +576,9 @@ def test_a_training_that_diverges_later_keeps_the_best_epoch_before(tmp_path):
 
 def test_a_validation_error_that_cannot_be_measured_is_not_the_best(monkeypatch):
     training = Training(wave(), SMALL)
-    first = training.run_epoch()
+    first = training.run_round()
     monkeypatch.setattr("models.training.training.one_step", lambda *_: torch.tensor(math.nan))
-    second = training.run_epoch()
+    second = training.run_round()
     assert (first.best, second.best, second.validation) == (True, False, None)
 
 

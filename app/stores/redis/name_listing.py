@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from app.session.names import name_range
-from app.stores import Block, Conflicts
+from app.stores import Block, Conflicts, NamePage, NamesQuery
 from app.stores.redis.name_index import NameIndex, NamesFailed
 from app.stores.redis.session_keys import SessionKeys
 
 
-class Listing:
+class NameListing:
     """Keeps the index of names in step with the sessions of this replica."""
 
     def __init__(self, index: NameIndex, keys: SessionKeys) -> None:
@@ -58,15 +58,7 @@ class Listing:
         if names:
             self._index.remove(names)
 
-    def page(
-        self,
-        after: str,
-        limit: int,
-        prefix: str,
-        fingerprint_filter: Callable[[str], bool],
-        *,
-        descending: bool,
-    ) -> list[tuple[str, str]]:
+    def page(self, query: NamesQuery) -> NamePage:
         """See `Store.names`.
 
         Raises
@@ -75,17 +67,17 @@ class Listing:
         """
         found: list[tuple[str, str]] = []
         try:
-            models = list(filter(fingerprint_filter, self._index.models()))
-            while models and len(found) < limit:
-                span = name_range(after, prefix, descending=descending)
-                page = self._index.page(models, *span, limit - len(found), descending=descending)
+            models = list(filter(query.fingerprint_filter, self._index.models()))
+            rest = query
+            while models and rest.limit:
+                page = self._index.page(models, *rest.span, rest.limit, descending=query.descending)
                 if not page:
                     break
-                found += sorted(self._with_sessions(page, models), reverse=descending)
-                after = next(reversed(page))
+                found += sorted(self._with_sessions(page, models), reverse=query.descending)
+                rest = replace(query, after=next(reversed(page)), limit=query.limit - len(found))
         except NamesFailed as error:
             raise self._keys.failed(str(error)) from error
-        return found
+        return NamePage.of(found, query.limit, None)
 
     def _with_sessions(
         self, page: Mapping[str, Sequence[str]], models: Sequence[str]
