@@ -54,6 +54,7 @@ editable: $(VENV)/.runtime
 
 # Dozens of servers are started: what one has compiled is kept for the next, whatever the environment says.
 test: installed-test ## install what the tests need and run them all (ARGS="-k reset" narrows)
+	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m tools.compile_loops
 	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder --max-worker-restart=0 $(ARGS)
 
 lint: installed-dev ## ruff: rules and format
@@ -99,6 +100,7 @@ messages: installed-test ## compile the messages of gRPC
 attack: installed-test ## attack a server on 127.0.0.1 and print what each attack did (ARGS="--write-page")
 	@$(PY) -m benchmarks.attack $(ARGS)
 	@$(PY) -m benchmarks.mutated_graphs
+	@ATTACKS=60 $(PY) -m pytest tests/system/test_attack_openapi.py tests/promises/test_state_files.py tests/promises/test_fuzz.py
 
 lock: installed-dev ## pin the image's packages by hash, list their licences
 	@$(PY) deploy/lock.py

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import ctypes
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # malloc.h
 YOUNG_OBJECTS = 20_000  # between two collections; a batch of a thousand makes more than Python's default 700
@@ -25,8 +27,23 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(TRIM_THRESHOLD, KEPT_BYTES) and mallopt(MMAP_THRESHOLD, KEPT_BYTES))
 
 
+@contextmanager
+def loading() -> Iterator[None]:
+    """Collect no garbage until `freeze_loaded_objects`, or the end of the context.
+
+    While modules and models are loaded, hardly any object becomes garbage, and each collection visits all of
+    them: a start took 1.8 s of CPU with collections, and 1.5 s without.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 def freeze_loaded_objects() -> None:
     """Exclude all present objects from garbage collection: walking them each time dominated the p99."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
+    gc.enable()

@@ -18,7 +18,6 @@ import contextlib
 import json
 import os
 import random
-import socket
 import sys
 import tempfile
 import time
@@ -30,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.ports import free_port
 from models.artifact.files import load
 from models.forecaster import Forecaster
 
@@ -198,7 +198,7 @@ async def crash(
     most_seconds : the longest time from a server's first answer to its kill
     durability : the setting CARRYOVER_DURABILITY
     """
-    report, draw, port, stop = Report(), random.Random(seed), _free_port(), asyncio.Event()
+    report, draw, port, stop = Report(), random.Random(seed), free_port(), asyncio.Event()
     callers = [Client(f"client-{i}", port, seed * 1000 + i, report) for i in range(clients)]
     streams = [asyncio.create_task(client.stream(stop)) for client in callers]
     for _ in range(kills):
@@ -247,12 +247,6 @@ async def _server(
         if process.returncode is None and sys.exc_info()[0] is not None:
             process.kill()
         await process.wait()
-
-
-def _free_port() -> int:
-    with socket.create_server((HOST, 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
 
 
 def main() -> int:

@@ -37,8 +37,9 @@ from app.access.keys import generate_key, write
 from app.access.quotas import Quota
 from benchmarks.dialects import HOST
 from benchmarks.load import percentile
+from benchmarks.ports import free_port
 from benchmarks.reference import write_artifact, write_seeded_weights
-from benchmarks.servers import ONE_THREAD, free_port
+from benchmarks.servers import ONE_THREAD
 from benchmarks.wrk import run_wrk
 
 SERVER_CORE, SENDERS_CORE = 0, 1

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from benchmarks.dialects import HOST, Dialect, Echo, SessionInBody, SessionInPath, Triton
+from benchmarks.ports import free_port
 
 START_SECONDS = 90.0
 STOP_SECONDS = 10.0
@@ -139,14 +140,6 @@ def running(server: Server, core: int | str, weights: Path, folder: Path) -> Ite
             yield Running(server, process, port)
         finally:
             _stop(process)
-
-
-def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def _start(

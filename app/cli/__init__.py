@@ -90,9 +90,12 @@ def run(arguments: Sequence[str]) -> int:
 
 def serve_as_worker() -> None:
     """The program of a worker of `carryover serve --workers N`."""
-    from app.server import run_worker
+    from app.process_tuning import loading
 
-    sys.exit(_status(run_worker))
+    with loading():
+        from app.server import run_worker
+
+        sys.exit(_status(run_worker))
 
 
 def _status(command: Callable[[], object]) -> int:

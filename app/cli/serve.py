@@ -60,18 +60,21 @@ def serve(
     }
     overrides = {name: value for name, value in given.items() if value is not None}
     settings = Settings.from_env(os.environ, **overrides)
-    if _is_first_start():
+    if is_first_start():
         print("compiling loops, once: this takes about a minute", file=sys.stderr, flush=True)
     if settings.workers > 1:
         from app.workers.launch import run_workers
 
         return run_workers(settings, accept_loss=accept_loss)
-    from app.server import run
+    from app.process_tuning import loading
 
-    return run(settings, accept_loss=accept_loss)
+    with loading():
+        from app.server import run
+
+        return run(settings, accept_loss=accept_loss)
 
 
-def _is_first_start() -> bool:
+def is_first_start() -> bool:
     """Whether no loop is compiled yet (`models.jit`): otherwise the first start is silent for a minute."""
     cache = os.environ.get("NUMBA_CACHE_DIR")
     folder = Path(cache) if cache else Path(__file__).parent.parent / "codec"

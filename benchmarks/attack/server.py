@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.dialects import HOST
-from benchmarks.servers import free_port
+from benchmarks.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PROGRAM = "import sys; sys.path[0] = ''; from app.cli import main; main()"

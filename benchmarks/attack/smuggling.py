@@ -14,7 +14,7 @@ from benchmarks.attack.http import Connection, connect, observations, request
 from benchmarks.attack.result import Result, Run, View, observed
 from benchmarks.attack.server import serving
 from benchmarks.dialects import HOST
-from benchmarks.servers import free_port
+from benchmarks.ports import free_port
 
 PAUSE_SECONDS, ATTACK_SECONDS, ATTACKERS = 0.15, 5.0, 4
 LINE_ENDS = b"\r\n" * 40_000

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from benchmarks.attack.http import CONTINUATION, TEXT, frame, parse, websocket
 from benchmarks.attack.result import Result, Run, observed
-from benchmarks.attack.server import serving
+from benchmarks.attack.server import Server, serving
 
 FRAGMENTS = 60_000
 END = b'"observations":[0.1]}'
@@ -16,15 +16,16 @@ END = b'"observations":[0.1]}'
 async def fragments(run: Run) -> AsyncIterator[Result]:
     """A text message in 60,000 empty fragments, and one in fragments of a byte."""
     count = run.scaled(FRAGMENTS)
-    yield await _fragments(run, "empty WebSocket fragments", b"{", [b""] * count)
-    yield await _fragments(run, "WebSocket fragments of one byte", b"{", [b" "] * count)
+    async with serving(run.target, run.new_folder()) as server:
+        yield await _fragments(run, server, "empty WebSocket fragments", b"{", [b""] * count)
+        yield await _fragments(run, server, "WebSocket fragments of one byte", b"{", [b" "] * count)
 
 
-async def _fragments(run: Run, attack: str, first: bytes, payloads: list[bytes]) -> Result:
+async def _fragments(run: Run, server: Server, attack: str, first: bytes, payloads: list[bytes]) -> Result:
     frames = [frame(TEXT, first, final=False)]
     frames += [frame(CONTINUATION, payload, final=False) for payload in payloads]
     frames.append(frame(CONTINUATION, END))
-    async with serving(run.target, run.new_folder()) as server, observed(run, server) as view:
+    async with observed(run, server) as view:
         outcome = "answered"
         try:
             async with websocket(server.port, "/sessions/attacker/stream") as socket:

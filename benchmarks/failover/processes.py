@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from benchmarks.ports import free_port
+
 SERVER = shutil.which("redis-server") or shutil.which("valkey-server")
 HAPROXY = shutil.which("haproxy")
 
@@ -59,11 +61,6 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30.0) 
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {seconds:g} s: {what}")
         time.sleep(0.02)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
 
 
 class RedisServer:

@@ -16,7 +16,8 @@ import httpx
 
 from app.access.keys import Key, generate_key, write
 from benchmarks.dialects import HOST
-from benchmarks.servers import OURS, free_port
+from benchmarks.ports import free_port
+from benchmarks.servers import OURS
 from benchmarks.soak.checks import WrongAnswer
 
 TENANTS = ("north", "south", "west")

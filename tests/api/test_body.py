@@ -8,7 +8,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from app.codec.limits import BYTE_ORDER_MARK
-from tests.conftest import Start, starter
+from tests.helpers.services import Start, starter
 from tests.helpers.ways import AsgiRoute, HotRoute, check_problem
 
 pytestmark = pytest.mark.anyio

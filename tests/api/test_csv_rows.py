@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import Start, starter
+from tests.helpers.services import Start, starter
 from tests.helpers.ways import AsgiRoute, HotRoute, check_problem
 
 pytestmark = pytest.mark.anyio

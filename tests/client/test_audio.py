@@ -21,8 +21,8 @@ from carryover.effects import Request
 from app.cli import run
 from models.artifact.files import save
 from models.forecaster import Forecaster
-from tests.conftest import starter
 from tests.helpers import graphs
+from tests.helpers.services import starter
 from tests.helpers.ways import HotRoute
 
 pytestmark = pytest.mark.anyio

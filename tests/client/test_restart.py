@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from carryover import AsyncCarryover, Carryover, RetryPolicy
 
+from benchmarks.ports import free_port
 from models.artifact.files import save
 from tests.helpers.text import text_model
 from tests.helpers.zoo import TOLERANCE, one_pass, series
@@ -101,8 +101,3 @@ def test_a_stream_continues_when_the_server_is_killed_and_restarted(zoo_folder, 
     for predictions, whole in zip(results, wholes, strict=True):
         want = one_pass(artifacts["sine"], whole)[:, 0]
         np.testing.assert_allclose(predictions, want, atol=2 * TOLERANCE)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])

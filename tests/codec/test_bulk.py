@@ -21,9 +21,9 @@ from app.jobs.jobs import AdvanceMany
 from app.jobs.session_list import SessionList
 from app.jobs.split import split_job
 from app.session.slab import MIN_ROWS_FOR_SLICE
-from tests.conftest import STORES, Start, starter
 from tests.helpers import binary
 from tests.helpers.faults import held, until
+from tests.helpers.services import STORES, Start, starter
 from tests.helpers.ways import AsgiRoute, HotRoute, Way, check_problem
 from tests.helpers.zoo import one_pass, series
 from tests.promises.test_promises import equal
@@ -592,7 +592,7 @@ def test_a_binary_request_cut_short_anywhere_is_refused():
             DECODER.decode(GOOD[:end], BINARY["content-type"], "")
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), max_size=6))
 def test_a_binary_request_changed_anywhere_is_refused_or_valid_and_never_crashes(changes):
     body = bytearray(GOOD)
@@ -601,7 +601,7 @@ def test_a_binary_request_changed_anywhere_is_refused_or_valid_and_never_crashes
     check_decoded(bytes(body), BINARY["content-type"])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200), st.sampled_from([b"", b"CYO1"]), st.sampled_from([BINARY, ARROW]))
 def test_any_bytes_are_refused_or_valid_and_never_crash(body, magic, kind):
     check_decoded(magic + body, kind["content-type"])
@@ -612,7 +612,7 @@ ARROW_GOOD = stream_of(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, len(ARROW_GOOD) - 1), st.integers(0, 255)), min_size=1, max_size=3))
 def test_an_arrow_stream_changed_anywhere_is_refused_or_valid_and_never_crashes(changes):
     body = bytearray(ARROW_GOOD)
@@ -628,7 +628,7 @@ JSON_VALUES = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     st.lists(JSON_VALUES, max_size=3),
     st.lists(JSON_VALUES, max_size=3),

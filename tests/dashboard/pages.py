@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 import urllib.request
+import wave
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -123,6 +126,23 @@ def plant_rows(steps: int, first: int = 0, seed: int = 0) -> dict[str, Any]:
     }
 
 
+def wav(path: Path, samples: np.ndarray) -> Path:
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(samples.astype("<i2").tobytes())
+    return path
+
+
+def arguments(heard: Path) -> list[str]:
+    """Of a Chromium whose microphone hears this WAV file again and again."""
+    return [
+        "--use-fake-device-for-media-stream",
+        "--use-fake-ui-for-media-stream",
+        f"--use-file-for-fake-audio-capture={heard}",
+        *(["--no-sandbox"] if os.geteuid() == 0 else []),  # it does not work as root, as in a container
+    ]
+
+
 def console_text(message: Any) -> list[str]:
     serious = message.type in {"error", "warning"}
     return [f"{message.text} {message.location['url']}"] if serious else []
@@ -172,6 +192,18 @@ def texts_within(page: Any, outer: str, inner: str) -> list[list[str]]:
     )
 
 
+def texts_in_row(page: Any, session: str, selector: str) -> list[str]:
+    """The text of each such element in the row of this session; none if it is not listed."""
+    return page.evaluate(
+        """([session, selector]) => {
+            const isOf = (row) => row.querySelector("a")?.textContent === session;
+            const row = [...document.querySelectorAll("#rows tr")].find(isOf);
+            return [...(row?.querySelectorAll(selector) ?? [])].map((e) => e.innerText);
+        }""",
+        [session, selector],
+    )
+
+
 def fact(page: Any, name: str) -> str:
     """A fact that the page shows about the session; empty if it shows none."""
     facts = texts(page, "#facts div")
@@ -187,7 +219,13 @@ def rows_of(page: Any) -> list[str]:
 
 
 def picture(page: Any) -> str:
-    return page.evaluate("document.querySelector('#chart canvas').toDataURL()")
+    """The first figure, once what is known by now has been drawn: that is done with the next frame."""
+    return page.evaluate(
+        """async () => {
+            for (let i = 0; i < 2; i++) await new Promise(requestAnimationFrame);
+            return document.querySelector("#chart canvas").toDataURL();
+        }"""
+    )
 
 
 def pixels(page: Any, name: str, figure: int = 0) -> np.ndarray:
@@ -222,7 +260,10 @@ def in_colour(page: Any, name: str, figure: int = 0) -> int:
 
 
 def watch(page: Any, server: str, session: str, observations: Any, model: str) -> Any:
-    """Open the page of a session that does not exist yet, and send it a chunk; returns the answer."""
+    """Open the page of a session that does not exist yet, and send it a chunk; returns the answer.
+
+    The position comes with another answer than the chunk: the chart may be drawn later.
+    """
     page.goto(f"{server}/#/{session}")
     wait(lambda: page.inner_text("#link") == "live", page)
     wait(lambda: "does not exist" in fact(page, "state"), page)

@@ -15,6 +15,7 @@ import pytest
 
 from tests.dashboard.pages import (
     BROWSER,
+    arguments,
     in_browser,
     in_colour,
     observe,
@@ -256,13 +257,9 @@ def test_pictures_of_a_text(view, server, scheme):
 
 def test_pictures_of_a_voice(browser, server, scheme, tmp_path):
     camera = Camera(scheme)
-    arguments = [
-        "--use-fake-device-for-media-stream",
-        "--use-fake-ui-for-media-stream",
-        f"--use-file-for-fake-audio-capture={utterances(tmp_path / 'voice.wav')}",
-        *(["--no-sandbox"] if os.geteuid() == 0 else []),
-    ]
-    listening = browser.browser_type.launch(executable_path=BROWSER, args=arguments)
+    listening = browser.browser_type.launch(
+        executable_path=BROWSER, args=arguments(utterances(tmp_path / "voice.wav"))
+    )
     try:
         page = listening.new_context(**SCHEMES[scheme], locale="en-GB").new_page()
         page.goto(server)

@@ -70,7 +70,7 @@ def server() -> Iterator[str]:
 
 def delete_sessions(server: str) -> None:
     """Delete all sessions: several pages use the same names."""
-    with httpx.Client(base_url=f"http://{server}") as http:
+    with httpx.Client(base_url=f"http://{server}", timeout=30) as http:
         for session in http.get("/sessions").raise_for_status().json()["sessions"]:
             http.delete(f"/sessions/{session['session']}").raise_for_status()
 

@@ -20,9 +20,9 @@ from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
 from app.stores.memory import MemoryStore
 from models.forecaster import Forecaster
-from tests.conftest import Clock
 from tests.helpers import faults, zoo
 from tests.helpers.faults import CURSED
+from tests.helpers.services import Clock
 
 pytestmark = pytest.mark.anyio
 

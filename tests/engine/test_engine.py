@@ -16,8 +16,8 @@ from app.jobs.jobs import Advance, AdvanceMany, Create, Delete, Fork, Inspect, R
 from app.jobs.session_list import SessionList
 from app.stores.memory import MemoryStore
 from models.forecaster import Forecaster
-from tests.conftest import Clock
 from tests.helpers.faults import held
+from tests.helpers.services import Clock
 from tests.helpers.zoo import TOLERANCE, one_pass, series
 
 pytestmark = pytest.mark.anyio

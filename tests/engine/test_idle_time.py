@@ -12,9 +12,9 @@ from app.errors import SessionGone
 from app.jobs.jobs import Advance, Create
 from app.session.steady_clock import SteadyClock
 from models.forecaster import Forecaster
-from tests.conftest import STORES
 from tests.helpers.faults import until
 from tests.helpers.redis_server import needs_redis
+from tests.helpers.services import STORES
 
 pytestmark = pytest.mark.anyio
 

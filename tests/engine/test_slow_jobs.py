@@ -16,8 +16,8 @@ from app.jobs.jobs import Advance, AdvanceMany, Client, Forecast, Inspect
 from app.jobs.session_list import SessionList
 from app.stores.memory import MemoryStore
 from models.forecaster import Forecaster
-from tests.conftest import Clock
 from tests.helpers.faults import held, queued, until
+from tests.helpers.services import Clock
 from tests.helpers.zoo import one_pass, rolled_out, series
 
 pytestmark = pytest.mark.anyio

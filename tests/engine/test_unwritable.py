@@ -15,9 +15,9 @@ from app.jobs.answers import ChunkAnswer, SessionView
 from app.jobs.jobs import Advance, AdvanceMany, Create, Export, Fork, Import, Inspect
 from app.jobs.session_list import SessionList
 from models.forecaster import Forecaster
-from tests.conftest import STORES
 from tests.helpers.faults import held, queued
 from tests.helpers.redis_server import needs_redis
+from tests.helpers.services import STORES
 
 pytestmark = pytest.mark.anyio
 

@@ -19,8 +19,8 @@ from app.jobs.jobs import Advance, AdvanceMany, Create, Delete, Fork, Inspect
 from app.jobs.options import ChunkOptions
 from app.jobs.session_list import SessionList
 from models.forecaster import Forecaster
-from tests.conftest import Clock
 from tests.helpers.faults import WritesThrough
+from tests.helpers.services import Clock
 from tests.helpers.zoo import one_pass, rolled_out, series
 
 pytestmark = pytest.mark.anyio

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.failover.processes import free_port, wait_until
+from benchmarks.failover.processes import wait_until
+from benchmarks.ports import free_port
 
 BROKER = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
 needs_mosquitto = pytest.mark.skipif(BROKER is None, reason="no mosquitto here: apt-get install mosquitto")

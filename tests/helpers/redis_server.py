@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks.failover.processes import SERVER, RedisServer, free_port
+from benchmarks.failover.processes import SERVER, RedisServer
 
-__all__ = ["RedisServer", "free_port", "needs_redis"]
+__all__ = ["RedisServer", "needs_redis"]
 
 needs_redis = pytest.mark.skipif(SERVER is None, reason="no redis-server here: apt-get install redis-server")

@@ -56,7 +56,7 @@ async def test_a_refusal_is_named_in_its_span_and_a_request_without_a_trace_begi
                 headers=keys.headers("slow"),
             )
         await service.http.get("/sessions/none", headers=keys.headers("slow") | PARENT)
-        async with httpx.AsyncClient(base_url=service.http.base_url) as other:
+        async with httpx.AsyncClient(base_url=service.http.base_url, timeout=30) as other:
             await other.get("/sessions/none", headers=keys.headers("slow"))
     spans = [span for span in spans.get_finished_spans() if span.name != "batch"]
     response = [(span.name, span.status.description) for span in spans]

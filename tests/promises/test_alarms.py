@@ -15,7 +15,7 @@ from app.session.notes import Alert
 from models.adaptation.alarm_kernels import CLEARED, RAISED
 from models.adaptation.alarms import rates
 from models.forecaster import Forecaster
-from tests.conftest import Start, starter
+from tests.helpers.services import Start, starter
 from tests.helpers.ways import AsgiRoute, BulkBinary, HotRoute, Way, check_problem
 from tests.helpers.zoo import series
 

@@ -26,9 +26,9 @@ from app.engine.batch import AlertEvent
 from app.errors import ConfigError, StoreFailed, Unprocessable
 from app.observability.metrics import Metrics
 from models.forecaster import Forecaster
-from tests.conftest import Start, starter
 from tests.helpers.faults import until
 from tests.helpers.locked import Keys
+from tests.helpers.services import Start, starter
 from tests.helpers.two_workers import owned, two_workers
 from tests.helpers.ways import AsgiRoute, BulkBinary, HotRoute, HttpRoute, Way, check_problem
 from tests.helpers.zoo import series

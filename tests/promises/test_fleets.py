@@ -13,7 +13,7 @@ from models.artifact.files import save
 from models.artifact.fleet import Fleet
 from models.data.scaling import Scaling
 from models.forecaster import Forecaster
-from tests.conftest import JOB_WAYS, Start, starter
+from tests.helpers.services import JOB_WAYS, Start, starter
 from tests.helpers.ways import check_problem
 from tests.helpers.zoo import series
 

@@ -230,7 +230,7 @@ async def test_the_quota_of_a_hot_connection_is_told_and_others_go_on(start_hot,
     body = {"observations": [[0.1]] * 60}
     async with (
         start_hot(api_keys_file=keys.path) as service,
-        httpx.AsyncClient(base_url=service.http.base_url, headers=keys.headers("slow")) as slow,
+        httpx.AsyncClient(base_url=service.http.base_url, headers=keys.headers("slow"), timeout=30) as slow,
     ):
         assert (await slow.post("/sessions/a/observations", json=body)).status_code == 200
         over = await slow.post("/sessions/a/observations", json=body)

@@ -9,8 +9,8 @@ import pytest
 
 from app import server
 from app.session.notes import MAX_LABELS
-from tests.conftest import Start, starter
 from tests.helpers.locked import Keys
+from tests.helpers.services import Start, starter
 from tests.helpers.two_workers import owned, two_workers
 from tests.helpers.ways import AsgiRoute, HotRoute, HttpRoute, Way, check_problem
 

@@ -146,9 +146,9 @@ BY_ENGINE = [(way, bad) for bad in ("ahead", "cursed") for way in WAYS if (way, 
 @in_memory
 @pytest.mark.parametrize(("way", "bad"), BY_PARSER + BY_ENGINE, indirect=["way"])
 async def test_a_bad_neighbour_fails_alone(start, artifacts, bad):
-    """A batch of ten valid chunks and a bad one; then every client retries, and goes on."""
+    """A batch of four valid chunks and a bad one; then every client retries, and goes on."""
     body, status = BAD_BODIES[bad]
-    wholes = {f"s{i}": series("sine", 12, i) for i in range(10)}
+    wholes = {f"s{i}": series("sine", 12, i) for i in range(4)}
     async with start() as service:
         raise_on_curse(forecaster(service.engine))
         for name, whole in (wholes | {"bad": series("sine", 12, 99)}).items():

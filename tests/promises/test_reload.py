@@ -11,8 +11,8 @@ from numpy.testing import assert_allclose
 from app.config import Settings
 from app.model_library import ModelLibrary
 from models.artifact.files import save
-from tests.conftest import starter
 from tests.helpers.faults import held, until
+from tests.helpers.services import starter
 from tests.helpers.ways import AsgiRoute
 from tests.helpers.zoo import TOLERANCE, made, one_pass, series
 

@@ -14,8 +14,8 @@ from numpy.testing import assert_allclose
 from app.codec.frames import COVERED, HEADER, RATE, S16
 from models.artifact.files import save
 from models.forecaster import Forecaster
-from tests.conftest import Start, starter
 from tests.helpers import binary, graphs
+from tests.helpers.services import Start, starter
 from tests.helpers.ways import AsgiRoute, TextSocket, check_problem
 
 pytestmark = pytest.mark.anyio

@@ -15,14 +15,14 @@ import pytest
 
 from app.session import state_file
 from models.forecaster import KIND_SEPARATOR
-from tests.conftest import starter
 from tests.helpers.redis_server import needs_redis
+from tests.helpers.services import starter
 from tests.helpers.ways import AsgiRoute, check_problem
 from tests.helpers.zoo import series
 
 pytestmark = pytest.mark.anyio
 
-PAIRS = int(os.environ.get("ATTACKS", "60"))
+PAIRS = int(os.environ.get("ATTACKS", "30"))
 INF, NAN = float("inf"), float("nan")
 COUNTS = [0, 1, 2**53, 2**62, 2**62 + 1, 2**63 - 1, 2**63, 10**30, -1, "1e3", "", "9" * 19, "٣"]
 TIMES = [0, -1, 1e-300, 1e9, 9.9e10, 1e11, 1e15, 1e300, INF, -INF, NAN, "x"]

@@ -16,10 +16,10 @@ import pytest
 from app.jobs.jobs import Create
 from app.protocols import plain_reading
 from app.protocols.plain_reading import Plain
-from tests.conftest import starter
 from tests.helpers import request_grammar as grammar
 from tests.helpers.faults import inbox_held
 from tests.helpers.locked import Keys
+from tests.helpers.services import starter
 from tests.helpers.ways import HotRoute
 from tests.helpers.whole_server import CLIENT_REQUEST_ID, Client, Observer, Service, answers, assert_alike
 

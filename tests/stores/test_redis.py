@@ -32,9 +32,10 @@ from app.stores.redis.scripting import WriteConcern
 from app.stores.redis.store import RedisStore
 from app.stores.redis.url import parse_url
 from benchmarks.failover.checker import check
+from benchmarks.ports import free_port
 from models.forecaster import Forecaster
 from tests.helpers.records import blocks
-from tests.helpers.redis_server import RedisServer, free_port, needs_redis
+from tests.helpers.redis_server import RedisServer, needs_redis
 from tests.helpers.zoo import artifacts
 
 pytestmark = [pytest.mark.anyio, needs_redis]
@@ -196,7 +197,7 @@ class TestTrouble:
 
     def test_a_server_that_hangs_delays_calls_once(self, tmp_path, waits):
         with RedisServer(tmp_path / "own") as server:
-            store = RedisStore(parse_url(server.url), 1000.0, timeout=0.3)
+            store = RedisStore(parse_url(server.url), 1000.0, timeout=1.0)
             store.commit(blocks([record("a")]), [])
             server.kill(signal.SIGSTOP)
             for _ in range(5):

@@ -14,8 +14,9 @@ from app.stores.redis import values
 from app.stores.redis.store import RedisStore
 from app.stores.redis.url import parse_url
 from benchmarks.failover.processes import wait_until
+from benchmarks.ports import free_port
 from tests.helpers.records import blocks
-from tests.helpers.redis_server import RedisServer, free_port, needs_redis
+from tests.helpers.redis_server import RedisServer, needs_redis
 from tests.stores import test_store
 from tests.stores.test_store import TOMBSTONE_SECONDS, record
 
@@ -55,7 +56,7 @@ def url(servers) -> str:
 
 @pytest.fixture
 def store(url) -> Iterator[RedisStore]:
-    store = RedisStore(parse_url(url), 1000.0, timeout=0.5)
+    store = RedisStore(parse_url(url), 1000.0, timeout=1.5)
     yield store
     store.close()
 

@@ -15,8 +15,9 @@ from app.stores.redis.scripting import WriteConcern
 from app.stores.redis.store import RedisStore
 from app.stores.redis.url import SCHEMES, RedisUrl, parse_url
 from benchmarks.failover.processes import wait_until
+from benchmarks.ports import free_port
 from tests.helpers.records import blocks
-from tests.helpers.redis_server import RedisServer, free_port, needs_redis
+from tests.helpers.redis_server import RedisServer, needs_redis
 from tests.stores.test_store import record
 
 

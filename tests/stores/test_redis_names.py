@@ -11,8 +11,9 @@ from app.stores import NamesQuery, Record, Tombstone
 from app.stores.redis import name_index, values
 from app.stores.redis.store import RedisStore
 from app.stores.redis.url import parse_url
+from benchmarks.ports import free_port
 from tests.helpers.records import blocks, labelled, list_sessions
-from tests.helpers.redis_server import RedisServer, free_port, needs_redis
+from tests.helpers.redis_server import RedisServer, needs_redis
 
 pytestmark = needs_redis
 
@@ -121,7 +122,7 @@ def test_a_server_that_may_evict_sessions_is_refused_unless_the_url_accepts_it(t
 
 def test_the_error_of_a_failure_does_not_name_the_redis_server(tmp_path):
     with RedisServer(tmp_path / "own") as server:
-        store = RedisStore(parse_url(server.url), 1000.0, timeout=0.3)
+        store = RedisStore(parse_url(server.url), 1000.0)
         store.commit(blocks([record("a")]), [])
         server.kill()
         for call in (

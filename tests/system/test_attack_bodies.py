@@ -5,7 +5,6 @@
 
 import re
 import subprocess
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -65,8 +64,6 @@ QUICK = [
 @pytest.fixture(scope="module")
 def server(zoo_folder) -> Iterator[tuple[subprocess.Popen[Any], int]]:
     with serving(zoo_folder) as (process, port):
-        # What the server says is read: a full pipe would stop it.
-        threading.Thread(target=lambda: list(process.stdout or ()), daemon=True).start()
         cost(process, port, Hostile(CHUNK, lambda: b'{"observations":[1]}'))
         yield process, port
 

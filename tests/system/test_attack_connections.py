@@ -123,7 +123,7 @@ async def test_a_client_that_reads_nothing_is_cut_off(start_hot):
             except BlockingIOError:
                 break
             await asyncio.sleep(0)
-        await until(lambda: len(service.server.server_state.connections) <= before, 15)
+        await until(lambda: len(service.server.server_state.connections) <= before)
         assert await fine(service)
         line.close()
 
@@ -132,13 +132,13 @@ async def test_one_connection_too_many_is_answered_and_the_others_are_served(sta
     async with start_hot(connections=20) as service, AsyncExitStack() as stack:
         admitted = [await connected(service, stack) for _ in range(19)]
         assert await fine(service)
-        answers = await asyncio.gather(*(answered(service, HEAD + CHUNK_BODY) for _ in range(5)))
+        answers = await asyncio.gather(*(answered(service, HEAD + CHUNK_BODY, 20) for _ in range(5)))
         for answer in answers:
             head, _, body = answer.partition(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 503 "), answer
             assert b"retry-after: 1" in head
             assert json.loads(body)["status"] == 503
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{service.port}") as other:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{service.port}", timeout=30) as other:
             assert (await other.post("/sessions/b/observations", content=CHUNK)).status_code == 503
         assert await fine(service)
         for _, writer in admitted:
@@ -172,7 +172,7 @@ async def test_many_connections_too_many_are_cut_off(start_hot, monkeypatch):
 async def everything(reader: asyncio.StreamReader) -> bytes:
     """What comes until the connection is closed; nothing if it is cut off."""
     try:
-        return await asyncio.wait_for(reader.read(), 10)
+        return await asyncio.wait_for(reader.read(), 30)
     except ConnectionResetError:
         return b""
 
@@ -235,13 +235,13 @@ async def test_bytes_that_are_no_http_request_do_no_harm(start_hot):
         assert await fine(service)
 
 
-async def answered(service, sent: bytes) -> bytes:
-    """All that these bytes are answered, until the connection is closed or nothing more comes."""
+async def answered(service, sent: bytes, patience: float = 1.5) -> bytes:
+    """All that these bytes are answered, until the connection is closed or nothing more comes in time."""
     reader, writer = await connected(service)
     writer.write(sent)
     answer = b""
     try:
-        while part := await asyncio.wait_for(reader.read(65_536), 1.5):
+        while part := await asyncio.wait_for(reader.read(65_536), patience):
             answer += part
     except (TimeoutError, ConnectionError):
         pass
@@ -282,7 +282,7 @@ async def test_bombs_leave_the_server_quick_and_its_memory_bounded(zoo_folder):
                     reader, writer = await asyncio.open_connection("127.0.0.1", port)
                     head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
                     writer.write(head.encode() + body)
-                    status = (await asyncio.wait_for(reader.readline(), 10)).split()[1]
+                    status = (await asyncio.wait_for(reader.readline(), 60)).split()[1]
                     assert status in (b"400", b"413", b"422"), (path, body[:30], status)
                     writer.close()
         grown = resident_bytes(process.pid) - first
@@ -316,7 +316,7 @@ async def test_ten_thousand_that_idle_are_a_bounded_cost(zoo_folder, kind):
             for sent in islice(cycle(sends), count):
                 lines.append(socket.create_connection(("127.0.0.1", port), timeout=10))
                 lines[-1].sendall(sent)
-            if kind == "sockets":  # a line logged for each would fill the pipe that nobody reads
+            if kind == "sockets":
                 assert all(line.recv(12) == b"HTTP/1.1 101" for line in lines)
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(HEAD + b"content-length: 25\r\n\r\n" + CHUNK)

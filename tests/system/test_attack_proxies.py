@@ -21,6 +21,7 @@ import httpx
 import pytest
 import websockets
 
+from benchmarks.ports import free_port
 from tests.helpers.raw import connect, request
 from tests.system.test_serve import serving
 
@@ -116,9 +117,7 @@ def proxy(request, tmp_path_factory, server) -> Iterator[int]:
 
 @contextlib.contextmanager
 def running(template: str, command, folder: Path, server: int) -> Iterator[int]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    config = folder / "proxy.conf"
+    port, config = free_port(), folder / "proxy.conf"
     config.write_text(template.format(folder=folder, server=server, port=port))
     process = subprocess.Popen(command(folder, config), stderr=subprocess.STDOUT, stdout=subprocess.PIPE)
     try:
@@ -183,7 +182,7 @@ async def test_nobody_gets_the_answer_to_a_request_in_another_clients_body(proxy
         await asyncio.gather(*(attack(proxy, exchanges, *attempt) for attempt in attacks[start : start + 6]))
     done.set()
     await asyncio.gather(*victims)
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{proxy}") as http:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{proxy}", timeout=30) as http:
         listed = {entry["session"] for entry in (await http.get("/sessions")).json()["sessions"]}
     assert listed == {f"victim-{number}" for number in range(4)}
     print(f"{exchanged} answers beside {len(attacks)} attacks, each of them right")

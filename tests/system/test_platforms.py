@@ -52,7 +52,9 @@ def test_without_optional_packages_and_unix_calls_the_server_serves(environment,
     ) as server:
         try:
             address = next(line for line in server.stdout if "listens on" in line).split()[3].rstrip(".")
-            answer = httpx.post(f"{address}/sessions/a/observations", json={"observations": [[0.0], [0.1]]})
+            answer = httpx.post(
+                f"{address}/sessions/a/observations", json={"observations": [[0.0], [0.1]]}, timeout=30
+            )
             assert answer.json()["position"] == 2
         finally:
             server.send_signal(signal.SIGTERM)

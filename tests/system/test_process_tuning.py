@@ -25,6 +25,16 @@ def test_loaded_objects_are_excluded_from_garbage_collection():
     assert gc.get_freeze_count() > before + len(loaded)
 
 
+def test_nothing_is_collected_while_objects_are_loaded():
+    with process_tuning.loading():
+        assert not gc.isenabled()
+        process_tuning.freeze_loaded_objects()
+        assert gc.isenabled()
+    with pytest.raises(RuntimeError), process_tuning.loading():
+        raise RuntimeError("not loaded")
+    assert gc.isenabled()
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("store", ["memory"])
 async def test_a_listening_server_excludes_what_it_loaded_from_garbage_collection(start_hot, monkeypatch):

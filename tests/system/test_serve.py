@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,15 +42,21 @@ def serving(zoo_folder: Path, **settings: str) -> Iterator[tuple[subprocess.Pope
         stderr=subprocess.STDOUT,
         text=True,
     )
+    assert process.stdout is not None
+    # What it logs later is read, too: a full pipe would stop it.
+    rest = threading.Thread(target=list, args=(process.stdout,), daemon=True)
     try:
-        assert process.stdout is not None
         for line in process.stdout:
             if found := re.search(r"https?://127\.0\.0\.1:(\d+)", line):
                 break
+        rest.start()
         yield process, int(found[1])
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
+        if rest.ident is not None:
+            rest.join()
+        process.stdout.close()
 
 
 def posted(port: int, session: str, body: dict) -> socket.socket:

@@ -19,10 +19,11 @@ import pytest
 from app.config import Settings
 from app.server import FILES_BESIDE_CONNECTIONS, fit_connections
 from app.shutdown import LAST_SECONDS
+from benchmarks.ports import free_port
 from tests.system.test_serve import answered, posted, serving, wait_until_accepted
 
-STOP_SECONDS = 3.0
-SLACK_SECONDS = 15.0  # the machine may be busy
+STOP_SECONDS = 1.0
+SLACK_SECONDS = 40.0  # the machine may be busy
 FORECASTS = 300
 CLIENTS = 1000
 
@@ -31,7 +32,7 @@ def stop(process) -> tuple[int, float]:
     """Send SIGTERM, and return the exit status and the seconds until the end."""
     start = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    status = process.wait(timeout=60)
+    status = process.wait(timeout=200)
     return status, time.monotonic() - start
 
 
@@ -50,22 +51,19 @@ def idle_stream(port: int) -> Iterator[None]:
         call.cancel()
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return listening.getsockname()[1]
-
-
 def test_an_idle_grpc_stream_does_not_delay_the_stop(zoo_folder):
     port = free_port()
-    with serving(zoo_folder, CARRYOVER_GRPC_PORT=str(port)) as (process, _), idle_stream(port):
+    settings = {"CARRYOVER_GRPC_PORT": str(port), "CARRYOVER_STOP_SECONDS": "120"}
+    with serving(zoo_folder, **settings) as (process, _), idle_stream(port):
         status, seconds = stop(process)
     assert status == 0
     assert seconds < SLACK_SECONDS
 
 
 def test_a_half_sent_request_delays_the_stop_no_longer_than_set(zoo_folder):
+    settings = {"CARRYOVER_STOP_SECONDS": str(STOP_SECONDS), "CARRYOVER_REQUEST_SECONDS": "300"}
     with (
-        serving(zoo_folder, CARRYOVER_STOP_SECONDS=str(STOP_SECONDS)) as (process, port),
+        serving(zoo_folder, **settings) as (process, port),
         socket.create_connection(("127.0.0.1", port)) as line,
     ):
         line.sendall(b"POST /sessions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{")
