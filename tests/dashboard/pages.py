@@ -229,7 +229,12 @@ def picture(page: Any) -> str:
 
 
 def pixels(page: Any, name: str, figure: int = 0) -> np.ndarray:
-    """[height, width], which pixels of a figure have about this colour of the style sheet."""
+    """[height, width], which pixels of a figure have about this colour; [0, 0] before there is a figure.
+
+    Parameters
+    ----------
+    name : of the colour in the style sheet
+    """
     width, height, found = page.evaluate(
         """([name, figure]) => {
             const probe = document.body.appendChild(document.createElement('i'));
@@ -237,6 +242,7 @@ def pixels(page: Any, name: str, figure: int = 0) -> np.ndarray:
             const wanted = getComputedStyle(probe).color.match(/[\\d.]+/g).slice(0, 3).map(Number);
             probe.remove();
             const canvas = document.querySelectorAll('#chart canvas')[figure];
+            if (!canvas) return [0, 0, []];
             const copy = new OffscreenCanvas(canvas.width, canvas.height);
             const pixels = copy.getContext('2d', { willReadFrequently: true });
             pixels.drawImage(canvas, 0, 0);

@@ -42,6 +42,7 @@ export class Panel {
     $("steps").onkeydown = (event) => event.key === "Enter" && $("forecast").click();
     $("window").onchange = $("output").onchange = () => this.#live();
     $("live").onclick = () => this.#live();
+    $("last").closest("details").ontoggle = () => this.#draw();
     setInterval(() => this.#facts(), FACTS_MS);
     setInterval(() => this.#summarise(), SUMMARY_MS);
   }
@@ -57,6 +58,7 @@ export class Panel {
     clearTimeout(this.retry);
     $("detail-title").textContent = session ?? "No session chosen";
     $("summary").textContent = "";
+    this.isSummarised = false;
     $("nothing").hidden = session !== null;
     $("view").hidden = $("actions").hidden = session === null;
     $("alert-part").hidden = true; // until the session is known
@@ -175,6 +177,7 @@ export class Panel {
       if (this.frozenAt !== null && this.trail.last > this.frozenAt)
         $("frozen-text").textContent = `The chart stands still while you look closer: ${counted(this.trail.last - this.frozenAt, "newer observation")}.`;
       this.#legend();
+      if (!this.isSummarised && this.model && this.#inWords()) this.#summarise(); // the first is not waited for
       if ($("last").closest("details").open) this.#table();
     });
   }
@@ -289,7 +292,9 @@ export class Panel {
   /** Describes the chart in words. */
   #summarise() {
     if (this.session === null || document.hidden || this.isText) return;
-    const text = this.#inWords() ?? "Waiting for chunks.";
+    const words = this.#inWords();
+    this.isSummarised ||= words !== null;
+    const text = words ?? "Waiting for chunks.";
     if ($("summary").textContent !== text) $("summary").textContent = text;
     if ($("last").closest("details").open) this.#table();
   }
