@@ -412,7 +412,7 @@ def step_layers(
 
 
 @jit(
-    readonly("float32", 2), readonly_contiguous("float32", 3), readonly_contiguous("float32"),
+    readonly_contiguous("float32", 2), readonly_contiguous("float32", 3), readonly_contiguous("float32"),
     contiguous("float32", 2),
 )  # fmt: skip
 def apply_wide(x: Floats, weights: Floats, bias: Floats, out: Floats) -> None:
@@ -437,7 +437,7 @@ def apply_wide(x: Floats, weights: Floats, bias: Floats, out: Floats) -> None:
 
 
 @jit(
-    readonly("float32", 2), readonly_contiguous("float32", 2), readonly_contiguous("float32"),
+    readonly_contiguous("float32", 2), readonly_contiguous("float32", 2), readonly_contiguous("float32"),
     contiguous("float32", 2), reorder_sums=True,
 )  # fmt: skip
 def apply_narrow(x: Floats, weights: Floats, bias: Floats, out: Floats) -> None:
@@ -447,13 +447,12 @@ def apply_narrow(x: Floats, weights: Floats, bias: Floats, out: Floats) -> None:
     ----------
     weights : [outputs, inputs]
     """
-    inputs = np.empty(x.shape[1], np.float32)
     for row in range(len(x)):
-        _copy(x[row], inputs)
+        inputs = x[row]
         for output in range(len(bias)):
-            total = single(0)
+            factors, total = weights[output], single(0)
             for i in range(len(inputs)):
-                total += inputs[i] * weights[output, i]
+                total += inputs[i] * factors[i]
             out[row, output] = total + bias[output]
 
 

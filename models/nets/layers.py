@@ -77,7 +77,7 @@ class Linear:
     def __call__(self, x: Floats) -> Floats:
         out = np.empty((len(x), len(self.bias)), np.float32)
         apply = apply_wide if self._is_wide else apply_narrow
-        apply(x, self._weights, self.bias, out)
+        apply(np.ascontiguousarray(x), self._weights, self.bias, out)
         return out
 
 
