@@ -11,7 +11,6 @@ gets its own answer or error.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
@@ -40,7 +39,6 @@ class PlainConnection(Protocol):
 
     head: Head
     caller: Caller
-    loop: asyncio.AbstractEventLoop
 
     def parse_piece(self, data: bytes, *, plain: bool) -> None:
         """Parse what is not plain, or could not be submitted with the others."""
@@ -76,8 +74,7 @@ class Inbox:
         self._max_steps = min(max_steps, LONG_CHUNK)
         self._mover = mover
         self.pieces: dict[PlainConnection, bytes] = {}  # in the order in which they came in
-        self.heard = 0.0  # when the first of them came in, as the event loop's clock has it
-        self._since = 0.0  # the same, as `perf_counter` has it
+        self._since = 0.0  # when the first of them came in
         engine.arrivals.append(self)
 
     def __len__(self) -> int:
@@ -88,7 +85,6 @@ class Inbox:
         if self._engine.stopping:  # it may collect no other batch
             connection.parse_piece(data, plain=False)
             return
-        self.heard = connection.loop.time()
         self._since = perf_counter()
         self._engine.wake()
         self.pieces[connection] = data

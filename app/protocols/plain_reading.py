@@ -70,12 +70,12 @@ class PlainReading(OrderedAnswers):
             if self._owner is not None and self._move(data):
                 return
             self._plain = IN_INBOX
-            inbox = self.inbox
-            if inbox.pieces:  # nearly always where there are many connections, so it must cost little
-                inbox.pieces[self] = data
+            self._last_heard = self.loop.time()
+            pieces = self.inbox.pieces
+            if pieces:  # nearly always where there are many connections, so it must cost little
+                pieces[self] = data
             else:
-                inbox.put_first(self, data)
-            self._last_heard = inbox.heard
+                self.inbox.put_first(self, data)
         else:
             if self._plain is not NO:
                 data = self._end_plain() + data

@@ -282,6 +282,13 @@ def _add_product(
 
 
 @jit_part
+def _begin_with(bias: Floats, active: int, gates: Floats) -> None:
+    """Write the bias to the first `active` rows, or to the whole blocks that have them."""
+    for i in range(active if active == 1 else _whole_blocks(active)):
+        _copy(bias, gates[i])
+
+
+@jit_part
 def _multiply(
     active: int, operand: Floats, inward: Floats, recurrent: Floats, bias: Floats, gates: Floats
 ) -> None:
@@ -292,8 +299,7 @@ def _multiply(
     operand, gates : whole blocks of rows
     """
     shift = len(bias) - len(recurrent) * recurrent.shape[2]
-    for i in range(active if active == 1 else _whole_blocks(active)):
-        _copy(bias, gates[i])
+    _begin_with(bias, active, gates)
     _add_product(active, operand, 0, inward, gates, 0)
     _add_product(active, operand, inward.shape[1], recurrent, gates, shift)
 
@@ -429,8 +435,7 @@ def apply_wide(x: Floats, weights: Floats, bias: Floats, out: Floats) -> None:
         active = min(together, len(x) - first)
         for i in range(active):
             _copy(x[first + i], operand[i, : x.shape[1]])
-        for i in range(active if active == 1 else _whole_blocks(active)):
-            _copy(bias, sums[i])
+        _begin_with(bias, active, sums)
         _add_product(active, operand, 0, weights, sums, 0)
         for i in range(active):
             _copy(sums[i], out[first + i])

@@ -706,6 +706,21 @@ async def test_a_connection_without_plain_requests_is_tried_only_so_often(start_
         assert tried == MAX_MISSES
 
 
+async def test_what_comes_in_during_a_long_commit_is_heard_when_it_comes(start_hot):
+    """A connection that seemed idle since the first of them came in would be closed behind its answer."""
+    async with start_hot() as service, several(service, ["a", "b"]) as (first, second):
+        protocols = [protocol_of(service, connection) for connection in (first, second)]
+        with inbox_held(service.engine):
+            first.send(chunk("a", 0.5, 1))
+            await in_inbox(service, 1)
+            heard, loop = protocols[0]._last_heard, asyncio.get_running_loop()
+            await until(lambda: loop.time() > heard)
+            second.send(chunk("b", 0.5, 1))
+            await in_inbox(service, 2)
+            assert protocols[1]._last_heard > heard == protocols[0]._last_heard
+        assert [(await connection.answer())[0] for connection in (first, second)] == [200, 200]
+
+
 async def test_every_plain_request_is_counted_once(start_hot):
     async with start_hot() as service, several(service, [f"s{i}" for i in range(5)]) as connections:
         metrics: Metrics = service.engine.metrics
