@@ -18,6 +18,7 @@ from tests.dashboard.pages import (
     arguments,
     console_text,
     detector,
+    faults,
     foreign,
     plant,
     position,
@@ -87,12 +88,7 @@ def page(tabs, server) -> Iterator[Any]:
     opened.wait_for_selector("#try-model option", state="attached")
     yield opened
     opened.close()
-    # The console has a line for each answer with an error, and for a socket that is closed while it connects:
-    # a file or an alert that is refused is no fault of the page, nor is a session that is left at once.
-    refused = [text for text in complaints if "closed before the connection is established" in text]
-    refused += [text for text in complaints if "400" in text and text.endswith("/rows")]
-    refused += [text for text in complaints if "422" in text and text.endswith("/formed")]
-    assert [text for text in complaints if text not in refused] == []
+    assert faults(complaints) == []
 
 
 @pytest.fixture

@@ -148,6 +148,23 @@ def console_text(message: Any) -> list[str]:
     return [f"{message.text} {message.location['url']}"] if serious else []
 
 
+def faults(complaints: list[str]) -> list[str]:
+    """Those of the page's complaints that are faults of the page.
+
+    The console has a line for each answer with an error, and for a socket that is closed while it connects.
+    A file or an alert may be refused, and a session be left at once. A session may be deleted while the page
+    asks for it: the first answer says so, and there must be no second.
+    """
+    found: list[str] = []
+    for text in complaints:
+        refused = ("400" in text and text.endswith("/rows")) or ("422" in text and text.endswith("/formed"))
+        is_left = "closed before the connection is established" in text
+        is_deleted = "410 (Gone)" in text and complaints.count(text) == 1
+        if not (refused or is_left or is_deleted):
+            found.append(text)
+    return found
+
+
 def foreign(url: str, server: str) -> list[str]:
     parts = urlsplit(url)
     local = parts.scheme == "blob" or parts.netloc == urlsplit(server).netloc

@@ -158,7 +158,7 @@ def test_a_session_can_be_forked_exported_and_deleted(page, server):
 
 
 @in_browser
-def test_a_dropped_csv_is_streamed_to_its_end(page, tmp_path):
+def test_a_dropped_csv_is_streamed_to_its_end(page, server, tmp_path):
     file = tmp_path / "<b>readings.csv"
     rows = [f"2026-01-01;{x:.4f};{x * 2:.4f}" for x in np.sin(np.arange(130) / 10)]
     file.write_text("\n".join(["time;value;twice", *rows]))
@@ -169,7 +169,17 @@ def test_a_dropped_csv_is_streamed_to_its_end(page, tmp_path):
     wait(lambda: "130 rows of value; not read: twice" in page.inner_text("#try-source"), page)
     wait(lambda: position(page) == 130, page)
     wait(lambda: page.inner_text("#try-start") == "Stream", page)
-    wait(lambda: page.locator("#rows a", has_text="forgetful").count() == 0, page)
+    twin = f"{page.inner_text('#detail-title')}-forgetful"
+    wait(lambda: is_deleted(server, twin), page)
+
+
+def is_deleted(server: str, session: str) -> bool:
+    try:
+        urllib.request.urlopen(f"{server}/sessions/{session}", timeout=30).close()
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code == 410
+    return False
 
 
 @in_browser
