@@ -219,6 +219,20 @@ def test_the_list_is_paged_by_the_server_and_has_the_chosen_session(page, server
 
 
 @in_browser
+def test_a_list_that_takes_longer_than_its_refresh_is_shown(page, server):
+    observe(server, "slow-list", [0.1])
+    page.add_init_script(
+        """const { fetch, setInterval } = window;
+        const later = (answer) => new Promise((resolve) => setTimeout(() => resolve(answer), 300));
+        window.setInterval = (call, ms) => setInterval(call, ms / 20); // the list is asked for every 0.1 s
+        window.fetch = (...request) => fetch(...request).then(later);"""
+    )
+    page.reload()
+    page.fill("#search", "slow-list")
+    wait(lambda: rows_of(page) == ["slow-list"], page)
+
+
+@in_browser
 def test_the_list_shows_labels_and_is_filtered_by_label_and_model(page, server, boiler):
     post(server, "/sessions", {"id": "boiler-8", "model": "plant", "labels": {"site": "south"}})
     page.fill("#search", "boiler-")

@@ -19,6 +19,7 @@ export class List {
   constructor({ failed, models, example, enter, alerts }) {
     Object.assign(this, { failed, models, example, enter, alerts });
     this.sessions = [];
+    this.request = null; // the one whose answer is waited for
     this.starts = [""]; // the `cursor` of each page up to the present one
     this.next = null;
     this.order = { by: "last_seen", down: true };
@@ -33,7 +34,8 @@ export class List {
     $("page-first").onclick = () => this.restart();
     $("page-before").onclick = () => this.#turn(this.starts.slice(0, -1));
     $("page-next").onclick = () => this.#turn([...this.starts, this.next]);
-    setInterval(() => document.hidden || this.refresh(), REFRESH_MS);
+    // A list that takes longer than this is waited for: a newer request would have its answer ignored.
+    setInterval(() => document.hidden || this.request || this.refresh(), REFRESH_MS);
   }
 
   choose(session) {
@@ -84,6 +86,8 @@ export class List {
       this.failed(null);
     } catch (error) {
       if (request === this.request) this.failed(error);
+    } finally {
+      if (request === this.request) this.request = null;
     }
   }
 
