@@ -203,7 +203,30 @@ def test_a_probability_has_an_axis_from_0_to_1_with_a_line_at_one_half(page, ser
     assert 0.35 < height.min() <= height.max() < 0.6
     assert captions(page)[:2] == ["high probability 0.5", "classes probability low middle top 0.5"]
     assert all(in_colour(page, f"--line-{i}", 1) > 50 for i in (1, 2, 3))
-    assert "The last outputs: high 0.62" in wait(lambda: page.inner_text("#summary"), page)
+    wait(lambda: "The last outputs: high 0.62" in page.inner_text("#summary"), page)
+
+
+@in_browser
+def test_nothing_is_said_of_outputs_before_the_model_is_known(page, server):
+    page.add_init_script(
+        """const { fetch, setInterval } = window;
+        window.setInterval = (call, ms) => setInterval(call, ms / 50);
+        window.said = new Set();
+        const note = () => said.add(document.getElementById("summary").textContent);
+        addEventListener("load", () => new MutationObserver(note).observe(summary, { childList: true }));
+        const later = (answer) => new Promise((resolve) => setTimeout(() => resolve(answer), 500));
+        window.fetch = async (...request) => {
+          const answer = await fetch(...request);
+          return String(request[0]).endsWith("/sessions/late") ? later(answer) : answer;
+        };"""
+    )
+    page.goto(f"{server}/#/late")
+    page.reload()
+    wait(lambda: page.inner_text("#link") == "live", page)
+    observe(server, "late", [[0.1]] * 40, model="detector")
+    wait(lambda: "The last outputs: high" in page.inner_text("#summary"), page)
+    said = page.evaluate("[...said]")
+    assert [text for text in said if text and "outputs" not in text] == ["Waiting for chunks."]
 
 
 @in_browser

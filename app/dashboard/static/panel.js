@@ -177,7 +177,7 @@ export class Panel {
       if (this.frozenAt !== null && this.trail.last > this.frozenAt)
         $("frozen-text").textContent = `The chart stands still while you look closer: ${counted(this.trail.last - this.frozenAt, "newer observation")}.`;
       this.#legend();
-      if (!this.isSummarised && this.model && this.#inWords()) this.#summarise(); // the first is not waited for
+      if (!this.isSummarised && this.#inWords()) this.#summarise(); // the first is not waited for
       if ($("last").closest("details").open) this.#table();
     });
   }
@@ -301,6 +301,7 @@ export class Panel {
 
   /** The error of each predicted input, or else the last outputs; null if there is nothing yet. */
   #inWords() {
+    if (this.name === null) return null; // which outputs predict an input is not known yet
     const compared = this.charts.columns.filter(({ figure }) => figure.input >= 0 && figure.output >= 0);
     if (compared.length) {
       const words = compared.map((columns) => this.#errorInWords(columns)).filter(Boolean);
