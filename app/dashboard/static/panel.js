@@ -43,7 +43,7 @@ export class Panel {
     $("window").onchange = $("output").onchange = () => this.#live();
     $("live").onclick = () => this.#live();
     $("last").closest("details").ontoggle = () => this.#draw();
-    setInterval(() => this.#facts(), FACTS_MS);
+    setInterval(() => this.request || this.#facts(), FACTS_MS); // as in list.js, a slow answer is waited for
     setInterval(() => this.#summarise(), SUMMARY_MS);
   }
 
@@ -52,6 +52,7 @@ export class Panel {
     if (session === this.session) return;
     this.begun = new Promise((resolve) => (this.begin = resolve)); // the watch
     this.session = session;
+    this.request = null; // for the facts of the session before
     this.trail.clear();
     this.twin = null;
     this.watching?.close();
@@ -231,11 +232,14 @@ export class Panel {
   async #facts() {
     const session = this.session;
     if (session === null || !this.exists || document.hidden) return;
+    const request = (this.request = Symbol("request")); // the answer of an earlier request is ignored
     try {
       const view = await call(sessionPath(session));
-      if (session === this.session) this.#show(view);
+      if (request === this.request) this.#show(view);
     } catch (error) {
-      if (error instanceof Problem && session === this.session) this.#showFacts([["state", error.message]]);
+      if (error instanceof Problem && request === this.request) this.#showFacts([["state", error.message]]);
+    } finally {
+      if (request === this.request) this.request = null;
     }
   }
 
