@@ -165,6 +165,9 @@ class CompletionRequest(RequestBody):
     suffix: Annotated[str | None, _only("")] = Field(None, description="Not supported.")
     frequency_penalty: Annotated[float | None, _only(0)] = Field(None, description="Only 0 is supported.")
     presence_penalty: Annotated[float | None, _only(0)] = Field(None, description="Only 0 is supported.")
+    logit_bias: Annotated[dict[str, float] | None, _only({})] = Field(
+        None, description="Only an empty object is supported."
+    )
 
 
 class CompletionChoice(BaseModel):

@@ -11,6 +11,7 @@ from carryover.errors import CarryoverError, OutOfStep, Problem, Unavailable, re
 from carryover.observations import Chunk
 from carryover.plans import ABSENT, send
 from carryover.retry import Pauses, RetryPolicy
+from carryover.tables import counted
 from carryover.values import STEP_FIELDS, Answer
 from carryover.wire import ChunkOptions, Cursor
 
@@ -41,7 +42,7 @@ class BulkAnswer(Mapping[str, Answer]):
         return session in self._answers or session in self.errors
 
     def __repr__(self) -> str:
-        return f"<Answers of {len(self._answers)} sessions, {len(self.errors)} refused>"
+        return f"<Answers of {counted(len(self._answers), 'session')}, {len(self.errors)} refused>"
 
 
 def advance(

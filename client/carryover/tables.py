@@ -1,4 +1,4 @@
-"""Answers as tables: DataFrames of pandas or polars, and HTML for notebooks."""
+"""Answers as people see them: DataFrames of pandas or polars, HTML for notebooks, and counts in words."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from typing import Any
 LIBRARIES = ("pandas", "polars")
 HTML_ROWS = 10  # of a table in a notebook; the first and the last half of them
 TIME, POSITION = "time", "position"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: `1 step`, `2 steps`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def frame(columns: Mapping[str, Sequence[Any]], index: Sequence[Any], name: str, library: str) -> Any:

@@ -12,6 +12,7 @@ from carryover.observations import concatenate, with_labels
 from carryover.tables import (
     POSITION,
     TIME,
+    counted,
     facts_html,
     frame,
     output_columns,
@@ -82,11 +83,11 @@ class Answer:
     def __getitem__(self, row: int) -> Prediction:
         """Return the prediction after one observation; a negative number counts from the end."""
         if not -self.length <= row < self.length:
-            raise IndexError(f"the chunk has {self.length} observations")
+            raise IndexError(f"the chunk has {counted(self.length, 'observation')}")
         return Prediction(self, row % self.length)
 
     def __repr__(self) -> str:
-        return f"<Answer {self.session!r} at {self.position}: {self.length} predictions>"
+        return f"<Answer {self.session!r} at {self.position}: {counted(self.length, 'prediction')}>"
 
     @property
     def predictions(self) -> Any:
@@ -187,7 +188,7 @@ class Answer:
     def _repr_html_(self) -> str:
         index, name = self._index()
         return table_html(
-            f"{self.length} predictions of session {self.session}", index, name, self._columns()
+            f"{counted(self.length, 'prediction')} of session {self.session}", index, name, self._columns()
         )
 
     def _columns(self) -> dict[str, list[Any]]:
@@ -373,7 +374,7 @@ class Forecast:
         return np.array(self.values, dtype) if copy is not False else np.asarray(self.values, dtype)
 
     def __repr__(self) -> str:
-        return f"<Forecast {self.session!r} from {self.position}: {len(self)} steps>"
+        return f"<Forecast {self.session!r} from {self.position}: {counted(len(self), 'step')}>"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -413,7 +414,8 @@ class History:
         return len(self.observations)
 
     def __repr__(self) -> str:
-        return f"<History {self.session!r}: {len(self)} observations from {self.first} to {self.position}>"
+        length = counted(len(self), "observation")
+        return f"<History {self.session!r}: {length} from {self.first} to {self.position}>"
 
     def to_frame(self, library: str = "pandas") -> Any:
         """Return a DataFrame with a row for each time: what was observed then, and what was predicted for it.

@@ -37,6 +37,15 @@ async def test_the_frame_of_an_answer_is_indexed_at_what_is_predicted(connected)
         assert "<td>" in second._repr_html_()
 
 
+async def test_one_of_a_thing_is_told_in_the_singular(connected):
+    async with connected() as (_, call):
+        answer = await call(lambda client: client.session("a", "sine").advance([0.1]))
+        assert repr(answer) == "<Answer 'a' at 1: 1 prediction>"
+        assert "1 prediction of session a" in answer._repr_html_()
+        assert repr(await call(lambda client: client.session("a").forecast(1))).endswith(": 1 step>")
+        assert repr(await call(lambda client: client.session("a").forecast(2))).endswith(": 2 steps>")
+
+
 async def test_the_frame_of_a_forecast_has_its_interval(connected):
     async with connected() as (_, call):
         await call(lambda client: client.session("a", "adaptive", level=0.9).advance(series("adaptive", 50)))

@@ -646,7 +646,9 @@ async def test_a_list_of_one_prompt_is_that_prompt_and_a_longer_one_is_refused(s
 @in_memory
 async def test_what_is_not_supported_is_refused_by_name_and_may_be_sent_as_its_default(start_text, store):
     defaults = {"n": 1, "best_of": 1, "echo": False, "logprobs": None, "suffix": "", "presence_penalty": 0}
+    defaults |= {"logit_bias": {}}
     others = {"n": 2, "best_of": 3, "echo": True, "logprobs": 0, "suffix": "end", "frequency_penalty": 0.5}
+    others |= {"logit_bias": {"1": -100}}
     async with start_text() as service:
         plain = (await complete(service))["choices"]
         assert (await complete(service, **defaults))["choices"] == plain
