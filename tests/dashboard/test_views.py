@@ -619,18 +619,44 @@ def test_a_text_goes_on_behind_a_lost_connection_and_ends_where_it_is_stopped(pa
 
 
 @in_browser
+def test_tokens_that_come_while_the_text_is_read_are_shown(page, server):
+    page.add_init_script(
+        """const { fetch } = window;
+        window.fetch = async (...request) => {
+          const answer = await fetch(...request);
+          if (String(request[0]).endsWith("/history")) {
+            document.title += "."; // the server has answered
+            await new Promise((resolve) => setTimeout(resolve, 500));
+          }
+          return answer;
+        };"""
+    )
+    observe(server, "typed", [[1]], model="shakespeare")
+    page.goto(f"{server}/#/typed")
+    page.reload()
+    wait(lambda: len(the_text(page)) == 1, page)
+    reads = page.title().count(".")
+    observe(server, "typed", [[20]])
+    wait(lambda: page.title().count(".") > reads, page)
+    observe(server, "typed", [[30]])
+    history = json.load(request(server, "/sessions/typed/history"))
+    wait(lambda: the_text(page) == "".join(history["pieces"]), page)
+
+
+@in_browser
 def test_a_branch_has_the_state_of_the_text_at_the_character_that_was_clicked(page, server):
     whole = generated(server, "trunk", prompt="The sea ", steps=80, seed=7)["text"]
     page.goto(f"{server}/#/trunk")
     wait(lambda: the_text(page) == f"The sea {whole}", page)
-    for at, how in ((40, "reads the 40 tokens"), (88, "copy of the present state")):
+    texts = (40, "reads the 40 tokens", f"The sea {whole}"[:40]), (88, "copy of the present state", "")
+    for at, how, shown in texts:
         page.fill("#branch-at", str(at))
         page.locator("#branch-at").press("Enter")
         wait(lambda: page.is_visible("#ask"), page)
         assert how in page.inner_text("#ask-text")
         page.click("#ask-yes")
         wait(lambda at=at: page.inner_text("#detail-title") == f"trunk-{at}", page)
-        wait(lambda at=at: the_text(page) in (f"The sea {whole}"[:at], ""), page)
+        wait(lambda shown=shown: the_text(page) == shown, page)
         page.goto(f"{server}/#/trunk")
         wait(lambda: the_text(page) == f"The sea {whole}", page)
     rest = generated(server, "trunk-40", steps=48, seed=7)["text"]

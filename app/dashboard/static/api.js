@@ -27,6 +27,13 @@ export class Problem extends Error {
   }
 }
 
+/** There is no answer: the connection was not made, or was lost. */
+export class Unreached extends Error {
+  constructor() {
+    super("the server was not reached");
+  }
+}
+
 /**
  * Returns the body of the answer: JSON, or a Blob with `as: "blob"`.
  *
@@ -39,7 +46,10 @@ export async function call(path, { method = "GET", body, csv, wav, as = "json", 
   if (wav !== undefined) headers["content-type"] = "audio/wav";
   const answer = await request(path, { method, headers, body: csv ?? wav ?? (body && JSON.stringify(body)) }, of);
   if (answer.status === 204) return null;
-  return as === "blob" ? answer.blob() : answer.json();
+  const body = as === "blob" ? answer.blob() : answer.json();
+  return body.catch(() => {
+    throw new Unreached();
+  });
 }
 
 /**
@@ -80,7 +90,9 @@ async function request(path, { headers, ...options }, of) {
   if (isRefused()) throw new Problem(401, { detail: key.get() ? "the server refuses this key" : "the server needs a key" });
   const used = key.get();
   const caller = { ...(of && { "carryover-tenant": of }), ...(used && { authorization: `Bearer ${used}` }) };
-  const answer = await fetch(address(path), { ...options, headers: { ...headers, ...caller }, cache: "no-store" });
+  const answer = await fetch(address(path), { ...options, headers: { ...headers, ...caller }, cache: "no-store" }).catch((error) => {
+    throw options.signal?.aborted ? error : new Unreached();
+  });
   if (answer.status === 401) refused = used;
   if (!answer.ok) throw new Problem(answer.status, await answer.json().catch(() => ({})));
   return answer;

@@ -1,6 +1,6 @@
 // A session of a model of text: its text, what is written next, and branches of it.
 
-import { call, Problem, sessionPath, stream } from "./api.js";
+import { call, Problem, sessionPath, stream, Unreached } from "./api.js";
 import { $, ask, count, counted, create, toast } from "./dom.js";
 
 const RETRY_MS = 1000;
@@ -78,16 +78,25 @@ export class TextPane {
 
   /** Reads the history anew: a chunk has tokens, and not what they stand for. */
   async #again() {
-    const { session } = this;
+    this.isBehind = true; // also of what is being read: it may be from before this
     if (this.reading) return;
     this.reading = true;
+    try {
+      while (this.isBehind && this.model) await this.#readHistory();
+    } finally {
+      this.reading = false;
+    }
+  }
+
+  async #readHistory() {
+    const { session } = this;
+    this.isBehind = false;
     try {
       const { position, epoch, ...history } = await call(sessionPath(session, "/history"));
       if (session === this.session) this.begin({ position, epoch, history });
     } catch (error) {
-      if (!(error instanceof Problem)) throw error;
-    } finally {
-      this.reading = false;
+      // There is no such session (any more), or no server: the list says so, and the watch begins anew.
+      if (!(error instanceof Problem || error instanceof Unreached)) throw error;
     }
   }
 
