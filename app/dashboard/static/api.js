@@ -46,8 +46,8 @@ export async function call(path, { method = "GET", body, csv, wav, as = "json", 
   if (wav !== undefined) headers["content-type"] = "audio/wav";
   const answer = await request(path, { method, headers, body: csv ?? wav ?? (body && JSON.stringify(body)) }, of);
   if (answer.status === 204) return null;
-  const body = as === "blob" ? answer.blob() : answer.json();
-  return body.catch(() => {
+  const content = as === "blob" ? answer.blob() : answer.json();
+  return content.catch(() => {
     throw new Unreached();
   });
 }
