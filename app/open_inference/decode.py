@@ -42,6 +42,7 @@ class TensorParameters(msgspec.Struct, frozen=True):
 
 
 PLAIN = TensorParameters()
+MAX_LENGTH_DIGITS = 20  # more than any length has; Python reads no number of thousands of digits
 
 
 class Input(msgspec.Struct):
@@ -117,7 +118,7 @@ def decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
 
 
 def _header_length(text: str, size: int) -> int:
-    if text.isascii() and text.isdigit() and int(text[:20]) <= size:
+    if text.isascii() and text.isdigit() and len(text) <= MAX_LENGTH_DIGITS and int(text) <= size:
         return int(text)
     raise Malformed(f"inference header size should be in range (0, {size}), got: {text[:20]}")
 

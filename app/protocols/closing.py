@@ -64,7 +64,11 @@ class ClosingProtocol(HttpToolsProtocol):
         return unanswered
 
     def _forget_requests(self) -> None:
-        """Drop everything that is owed: the connection is lost."""
+        """Drop everything that is owed: the connection is lost. The parent tells the newest request only."""
+        running = self._running
+        if running is not None and not running.response_complete:
+            running.disconnected = True
+            running.message_event.set()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle

@@ -41,6 +41,7 @@ class HttpConnection(TimedConnection):
         self._head_bytes = 0  # of the message that is coming in, since its body was last heard
         self._read_bytes = 0  # that are being parsed
         self._first_read_bytes = 0  # of the read in which the message began
+        self._head_is_complete = False
         self._head_error = ""  # why a callback of the parser refused the head
         self._keeps_alive_with_body = False  # the client waits for 100 Continue
 
@@ -123,16 +124,22 @@ class HttpConnection(TimedConnection):
         self._message_began = self._last_heard
         self._messages += 1
         self._head_bytes = 0
+        self._head_is_complete = False
         self._first_read_bytes = self._read_bytes
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._head_is_complete:  # a trailer is no header: it could name another key or host
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
             return  # the parser skips the body and pauses: see _parse_behind_upgrade
         self._check_head()
         self._begin_scope()
+        self._head_is_complete = True
         self.scope["carryover.client"] = self.waiting_client  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
         self._incoming = cycle = self.cycle

@@ -38,6 +38,7 @@ class OrderedAnswers(HttpConnection):
 
     def _expect(self, exchange: Exchange) -> None:
         """Take the body that comes in next for this exchange, and its answer in order."""
+        self._head_is_complete = True
         self._exchange = exchange
         self._exchanges.append(exchange)
         exchange.keep_alive = self.parser.should_keep_alive()
@@ -144,5 +145,6 @@ class OrderedAnswers(HttpConnection):
         return True
 
     def _forget_requests(self) -> None:
+        super()._forget_requests()
         self._exchanges.clear()
         self._exchange = self._held = None

@@ -162,6 +162,8 @@ async def test_a_body_above_the_limit_is_refused_in_the_protocols_format(serve):
         (b"{}", {LENGTH: "3"}, 400, "inference header size should be in range (0, 2), got: 3"),
         (b"{}", {LENGTH: "-1"}, 400, "inference header size should be in range (0, 2), got: -1"),
         (b"{}", {LENGTH: "2" * 5000}, 400, "inference header size"),
+        (b"{}", {LENGTH: "0" * 20 + "2" * 5000}, 400, "inference header size"),
+        (b"{}", {LENGTH: "0" * 20 + "3"}, 400, "inference header size"),
         (b"{}", {LENGTH: "two"}, 400, "inference header size"),
         (b"{}", {"content-encoding": "br"}, 501, "content encoding 'br' is not supported"),
         (b"{}", {"content-encoding": "gzip"}, 400, "the body is not gzip"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
+import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -19,6 +21,7 @@ from app.protocols.ordered_answers import MAX_PIPELINED, OrderedAnswers
 from app.protocols.plain_reading import PlainReading
 from app.protocols.timed_connection import TimedConnection
 from tests.helpers.faults import until
+from tests.helpers.locked import Keys
 
 pytestmark = pytest.mark.anyio
 
@@ -180,6 +183,59 @@ async def test_a_client_that_hangs_up_disturbs_nobody_and_its_chunk_is_applied_o
             again.send(chunk("left", at=0))
             status, _, body = await again.answer()
             assert (status, body["position"]) == (200, 1)
+
+
+async def test_a_client_that_hangs_up_amid_pipelined_requests_is_no_crash(start_hot, capfd):
+    get = b"GET /sessions/s HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    async with start_hot() as service:
+        submit = service.engine.submit
+        waiting, release = held(service)
+        with socket.create_connection(("127.0.0.1", service.port)) as leaver:
+            leaver.sendall(3 * get)
+            await until(lambda: len(waiting) == 1)
+            submit(waiting.pop())
+            await until(lambda: len(waiting) == 1)  # the second runs, and the third is the newest
+            by_reset = struct.pack("ii", 1, 0)
+            leaver.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, by_reset)
+        await until(lambda: not service.server.server_state.connections)
+        release()
+        await until(lambda: not service.server.server_state.tasks)
+        assert "ERROR" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/sessions", b'{"id": "trailed", "model": "sine"}'),
+        ("/sessions/trailed/observations", b'{"observations": [[0.5]]}'),
+        ("/observations", b'{"sessions": ["trailed"], "observations": [[0.5]]}'),
+        (
+            "/v2/models/sine/infer",
+            b'{"inputs": [{"name": "observations", "datatype": "FP32", "shape": [1, 1, 1], "data": [0.5]}],'
+            b' "parameters": {"sequence_id": "trailed", "sequence_start": true}}',
+        ),
+    ],
+)
+async def test_trailers_are_no_headers(start_hot, tmp_path, path, body):
+    keys = Keys(tmp_path)
+    keys.add("north")
+    keys.add("south", role="admin")
+    own, other = (f"authorization: Bearer {keys.token[name]}\r\n" for name in ("north", "south"))
+    trailers = f"{other}carryover-tenant: south\r\nhost: elsewhere\r\ninference-header-content-length: 1\r\n"
+
+    def request(headers: str) -> bytes:
+        head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\n{headers}transfer-encoding: chunked\r\n\r\n"
+        return head.encode() + b"%x\r\n%b\r\n0\r\n" % (len(body), body) + f"{trailers}\r\n".encode()
+
+    async with start_hot(api_keys_file=keys.path) as service, connected(service.port) as connection:
+        connection.send(request(""))
+        assert (await connection.answer())[0] == 401
+        connection.send(request(own) + request(own))
+        statuses = [(await connection.answer())[0] for _ in range(2)]
+        assert statuses in ([200, 200], [201, 409])
+        for name, status in (("north", 200), ("south", 404)):
+            found = await service.http.get("/sessions/trailed", headers=keys.headers(name))
+            assert found.status_code == status
 
 
 async def test_connection_close_is_obeyed_and_said(start_hot):
@@ -350,7 +406,7 @@ OVERRIDDEN = {
     },
     HttpConnection: {
         "__init__", "connection_made", "connection_lost", "data_received", "on_message_begin", "on_body",
-        "on_message_complete", "pause_writing", "resume_writing", "on_headers_complete",
+        "on_message_complete", "pause_writing", "resume_writing", "on_header", "on_headers_complete",
     },
     OrderedAnswers: {"__init__", "on_body", "on_message_complete", "_start_asgi_task", "shutdown"},
     PlainReading: {"__init__", "connection_made", "data_received", "shutdown"},
