@@ -82,19 +82,6 @@ def wants_csv(request: Request) -> bool:
     return csv_chunks.is_csv(request.headers.get("accept", ""))
 
 
-def check_parameters(request: Request, *known: type[BaseModel]) -> None:
-    """Refuse a query parameter that is not of these.
-
-    Raises
-    ------
-    Unprocessable
-    """
-    names = {name for query in known for name in query.model_fields}
-    for name in request.query_params:
-        if name not in names:
-            raise Unprocessable(f"there is no query parameter {name[:80]!r}", field=name)
-
-
 async def read_csv(
     request: Request, artifact: ServedArtifact, options: TableOptions, limits: Limits
 ) -> csv_chunks.CsvRows:

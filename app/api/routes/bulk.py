@@ -10,11 +10,11 @@ from app.access.callers import CLIENT
 from app.api.body import read_body
 from app.api.errors import problem_responses
 from app.api.middleware.guard import get_caller
-from app.api.routes import operation_id
+from app.api.routes import StrictRoute, operation_id
 from app.api.schemas import BulkChunks, BulkPredictions, schema_of
 from app.codec import bulk
 
-router = APIRouter(tags=["sessions"], generate_unique_id_function=operation_id)
+router = APIRouter(tags=["sessions"], route_class=StrictRoute, generate_unique_id_function=operation_id)
 
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
 _BINARY_TYPES: dict[str, Any] = {

@@ -14,11 +14,11 @@ from app.alerts.hub import AlertHub
 from app.api.errors import problem_responses
 from app.api.middleware.guard import get_caller
 from app.api.middleware.head import IS_HEAD
-from app.api.routes import operation_id
+from app.api.routes import StrictRoute, operation_id
 from app.engine.batch import AlertEvent
 from app.session.names import tenant_of
 
-router = APIRouter(tags=["sessions"], generate_unique_id_function=operation_id)
+router = APIRouter(tags=["sessions"], route_class=StrictRoute, generate_unique_id_function=operation_id)
 
 HEARTBEAT_SECONDS = 15.0
 EVENT_STREAM = "text/event-stream"

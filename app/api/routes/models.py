@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 from app.api import csv_rows
 from app.api.errors import problem_responses
 from app.api.middleware.guard import get_caller
-from app.api.routes import operation_id
+from app.api.routes import StrictRoute, operation_id
 from app.api.schemas import Model, ModelList, ModelRows, ReloadResult
 from app.engine.engine import Engine
 from app.errors import NoFigure
@@ -23,7 +23,7 @@ from models.nets.signature import Port, State
 
 MAX_ROWS = 200_000  # of a body that is only read
 
-router = APIRouter(tags=["models"], generate_unique_id_function=operation_id)
+router = APIRouter(tags=["models"], route_class=StrictRoute, generate_unique_id_function=operation_id)
 
 PNG = "image/png"
 
@@ -68,7 +68,6 @@ async def get_model_figure(request: Request, name: str) -> Response:
 )
 async def read_rows(request: Request, name: str, query: Annotated[csv_rows.TableQuery, Query()]) -> Response:
     """Read CSV as a session of this model would, and answer its rows. No session advances."""
-    csv_rows.check_parameters(request, csv_rows.TableQuery)
     artifact = request.app.state.engine.residents.models.slab_for_model(name).forecaster.artifact
     limits = replace(request.app.state.limits, observations=MAX_ROWS)
     rows = await csv_rows.read_csv(request, artifact, query.table_options(), limits)

@@ -15,7 +15,7 @@ from fastapi.responses import StreamingResponse
 from app.api.body import MAX_VALUES, openapi_body, parse_body
 from app.api.errors import openai_error_responses
 from app.api.middleware.guard import get_caller
-from app.api.routes import operation_id
+from app.api.routes import StrictRoute, operation_id
 from app.api.routes.events import EVENT_STREAM
 from app.api.routes.text import EVENTS, JSON, STREAM_HEADERS, read_sampling
 from app.api.text_schemas import (
@@ -32,7 +32,7 @@ from app.jobs.jobs import Write
 from app.jobs.text import TextAnswer, TextRequest
 from models.generation.stopping import Stop
 
-router = APIRouter(tags=["text"], generate_unique_id_function=operation_id)
+router = APIRouter(tags=["text"], route_class=StrictRoute, generate_unique_id_function=operation_id)
 
 DEFAULT_TOKENS = 16  # of a completion, as OpenAI's API has it
 

@@ -17,7 +17,7 @@ from app.api import csv_rows
 from app.api.body import MAX_VALUES, openapi_body, parse_body, read_body
 from app.api.errors import problem_responses
 from app.api.middleware.guard import get_caller
-from app.api.routes import operation_id
+from app.api.routes import StrictRoute, operation_id
 from app.api.schemas import (
     AlertOptions,
     Chunk,
@@ -62,7 +62,7 @@ from app.session import state_file
 from app.session.names import id_of
 from app.session.notes import MAX_LABELS, Alert, parse_alert, parse_label, parse_labels
 
-router = APIRouter(tags=["sessions"], generate_unique_id_function=operation_id)
+router = APIRouter(tags=["sessions"], route_class=StrictRoute, generate_unique_id_function=operation_id)
 
 # Only for the OpenAPI document: `validate_session_id` checks, so that the error is the same on every route.
 _PATTERN = {"pattern": f"^{SESSION_ID.pattern}$", "maxLength": 128}
@@ -233,6 +233,9 @@ async def advance_session(request: Request, id: Id, query: Annotated[ChunkQuery,
     if csv_rows.has_csv_body(request):
         job = await _read_csv_chunk(request, session, query)
     else:
+        for name in request.query_params:
+            detail = f"the query is for chunks in CSV: in JSON {name[:80]!r} belongs into the body"
+            raise Unprocessable(detail, field=name)
         chunk = chunks.decode_chunk(await read_body(request), request.app.state.limits)
         flat = chunk.flat
         job = Advance(
@@ -260,7 +263,6 @@ async def advance_session(request: Request, id: Id, query: Annotated[ChunkQuery,
 
 
 async def _read_csv_chunk(request: Request, session: str, query: ChunkQuery) -> Advance:
-    csv_rows.check_parameters(request, ChunkQuery)
     limits = request.app.state.limits
     horizon = chunks.validate_horizon(query.horizon or 0, limits)
     artifact = await csv_rows.artifact_of(request, session, query.model)
@@ -349,9 +351,10 @@ async def forecast_session(
     steps: Annotated[int, Query(ge=1, description="length of the forecast")],
     level: Annotated[float | None, Query(gt=0, lt=1, description="add intervals of this level")] = None,
     flat: Annotated[bool, Query(description="answer a model of one feature as a flat list")] = False,
+    levels: Annotated[str | None, Query(include_in_schema=False)] = None,
 ) -> Response:
     """Forecast on a copy of the carry, each prediction fed back in. The session does not move."""
-    if "levels" in request.query_params:
+    if levels is not None:
         raise Unprocessable("several levels go into the body of a POST to this address", field="levels")
     return await _roll_out(request, id, ForecastRequest(steps=steps, level=level, flat=flat))
 

@@ -12,7 +12,7 @@ from fastapi.responses import StreamingResponse
 from app.api.body import MAX_VALUES, openapi_body, parse_body
 from app.api.errors import problem_responses
 from app.api.middleware.guard import get_caller
-from app.api.routes import operation_id
+from app.api.routes import StrictRoute, operation_id
 from app.api.routes.events import EVENT_STREAM
 from app.api.routes.sessions import Id
 from app.api.text_schemas import CompletionRequest, Generated, GenerateRequest
@@ -26,7 +26,7 @@ from app.jobs.text import TextAnswer, TextRequest
 from models.generation.sampling import Sampling
 from models.generation.stopping import Stop
 
-router = APIRouter(tags=["text"], generate_unique_id_function=operation_id)
+router = APIRouter(tags=["text"], route_class=StrictRoute, generate_unique_id_function=operation_id)
 
 JSON = "application/json"
 STREAM_HEADERS = {"x-accel-buffering": "no", "cache-control": "no-store"}

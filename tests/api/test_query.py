@@ -1,0 +1,50 @@
+"""A query parameter that a request does not take is refused: what is ignored would be taken for what works."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.helpers.services import Start, starter
+from tests.helpers.ways import AsgiRoute, HotRoute, check_problem
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def store() -> str:
+    return "memory"
+
+
+@pytest.fixture(params=[AsgiRoute, HotRoute], ids=["asgi", "hot"])
+def start(request, store, zoo_folder, clock, tmp_path, monkeypatch) -> Start:
+    return starter(request.param, store, zoo_folder, clock, tmp_path, monkeypatch)
+
+
+async def test_every_operation_refuses_a_query_parameter_that_it_does_not_take(start):
+    async with start() as service:
+        await service.advance("a", [0.5])
+        paths = service.app.openapi()["paths"]
+        ours = re.compile(r"/(sessions|observations|models|events|v1)\b")
+        operations = [(method, path) for path, item in paths.items() for method in item if ours.match(path)]
+        assert len(operations) > 20
+        for method, path in operations:
+            address = path.replace("{id}", "a").replace("{name}", "sine")
+            answer = await service.http.request(method, f"{address}?steps_=2", content=b"{}")
+            assert answer.status_code == 422, (method, path, answer.text)
+            message = answer.json().get("detail") or answer.json()["error"]["message"]
+            assert "'steps_'" in message
+        assert (await service.session("a"))["position"] == 1
+
+
+async def test_what_belongs_into_the_body_of_a_chunk_in_json_is_refused_in_the_query(start):
+    async with start() as service:
+        for query in ("at=0", "at=99", "model=nope"):
+            body = {"observations": [[0.5]]}
+            answer = await service.http.post(f"/sessions/a/observations?{query}", json=body)
+            name = query.split("=")[0]
+            check_problem(answer)
+            assert (answer.status_code, answer.json()["field"]) == (422, name)
+            assert f"in JSON '{name}' belongs into the body" in answer.json()["detail"]
+        assert (await service.http.get("/sessions/a")).status_code == 404
