@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
+from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType
 
-from app.codec.limits import MAX_MODEL_NAME, SESSION_ID
+from app.codec.limits import MAX_MODEL_NAME, SESSION_ID, SESSION_ID_RULE
 from app.session.notes import MAX_ALARMS_PER_WEEK, MAX_CLEAR_AFTER
 from app.session.state_file import MAX_TTL_SECONDS
 from models.artifact.learning import MAX_LEVELS
@@ -28,7 +29,7 @@ Epoch = Annotated[
 
 def _session_id(text: str) -> str:
     if SESSION_ID.fullmatch(text) is None:
-        raise ValueError("not a valid session id")
+        raise PydanticCustomError("session_id", f"not a session id: {SESSION_ID_RULE}")
     return text
 
 

@@ -107,10 +107,14 @@ class StreamOptions(RequestBody):
 def _only_prompt(value: Any) -> Any:
     """The text or the tokens in a list with nothing else, which is how some clients send every prompt.
 
+    Null is as none.
+
     Raises
     ------
     PydanticCustomError : the list has more prompts
     """
+    if value is None:
+        return ""
     if not isinstance(value, list) or not value or not isinstance(value[0], str | list):
         return value
     if len(value) > 1:

@@ -34,6 +34,8 @@ def decode_error(body: bytes, error: AnyDecodeError) -> Malformed | Unprocessabl
     """What is wrong with a body that did not decode, and where."""
     if isinstance(error, RecursionError):
         return Malformed("the JSON is nested too deeply")
+    if not body.strip():
+        return Malformed("the body is empty")
     if isinstance(error, msgspec.ValidationError):
         return _wrong_value(str(error))
     if body.count(b"[") + body.count(b"{") > MAX_DIAGNOSED:

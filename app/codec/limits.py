@@ -12,6 +12,7 @@ from app.errors import TooLarge, Unprocessable
 
 # Browsers and proxies remove the path segments `.` and `..`, so sessions of these names could not be reached.
 SESSION_ID = re.compile(r"(?!\.{1,2}(?![A-Za-z0-9._:\-]))[A-Za-z0-9._:\-]{1,128}", re.ASCII)
+SESSION_ID_RULE = "use 1 to 128 characters of A-Z a-z 0-9 . _ : -, not . or .."
 MAX_POSITION = 2**63 - 1  # positions are int64
 MAX_TIMESTAMP = 95_617_584_000.0  # seconds since 1970: the year 5000
 SMALL_BODY_BYTES = 65_536
@@ -35,9 +36,7 @@ def validate_session_id(text: str) -> str:
     Unprocessable : not 1 to 128 characters of `A-Z a-z 0-9 . _ : -`, or `.` or `..`
     """
     if SESSION_ID.fullmatch(text) is None:
-        raise Unprocessable(
-            f"invalid session id {text[:140]!r}: use 1 to 128 characters of A-Z a-z 0-9 . _ : -, not . or .."
-        )
+        raise Unprocessable(f"invalid session id {text[:140]!r}: {SESSION_ID_RULE}")
     return text
 
 

@@ -305,9 +305,17 @@ def _refuse_impossible(group: ChunkColumns, batch: Batch) -> None:
 
 def wrong_width_error(forecaster: Forecaster, width: int) -> Unprocessable:
     """The refusal of observations that have another width than the model's."""
+    artifact = forecaster.artifact
+    if artifact.time_features and width == forecaster.input_size - artifact.time_input_count:
+        computed = list_names(artifact.columns[width:])
+        return Unprocessable(
+            f"model {artifact.name!r} takes timestamps with its observations: the server computes {computed} "
+            "from them",
+            field="timestamps",
+        )
     return Unprocessable(
-        f"an observation of model {forecaster.artifact.name!r} has {forecaster.input_size} numbers "
-        f"({list_names(forecaster.artifact.columns)}), row 0 has {width}",
+        f"an observation of model {artifact.name!r} has {forecaster.input_size} numbers "
+        f"({list_names(artifact.columns)}), row 0 has {width}",
         row=0,
     )
 

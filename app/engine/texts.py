@@ -187,7 +187,8 @@ def _new_text(
     if not prompt and rows.headers["since_reset"][0] == 0:
         raise NothingObserved(
             f"session {id_of(job.session)!r} has observed nothing since it was created or reset: "
-            "send a prompt"
+            "send a prompt",
+            field="prompt",
         )
     watch = StopWatch(job.request.stop, _vocabulary(slab.forecaster))
     return Text(job, row, position, epoch, rows.carries[0], prompt, 0, [], watch, (0, 0))

@@ -94,6 +94,8 @@ def read_bounded(path: Path, most: int) -> bytes:
     """
     # Only a plain file is opened: a pipe would block, a device might never end.
     if not path.is_file():
+        if not path.parent.exists():
+            raise BadArtifact(f"there is no folder {path.parent}")
         raise BadArtifact(f"{path.name} is {'not a plain file' if path.exists() else 'missing'}")
     try:
         with path.open("rb") as file:

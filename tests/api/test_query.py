@@ -1,4 +1,4 @@
-"""A query parameter that a request does not take is refused: what is ignored would be taken for what works."""
+"""A query parameter that a request does not take is refused, so that nobody believes that it works."""
 
 from __future__ import annotations
 

@@ -358,7 +358,7 @@ def test_an_interrupted_training_continues(tmp_path, capsys, monkeypatch):
         (["import", "none.pt", "--out", "x"], "none.pt: is not a file"),
         (["import", "none.pt", "--out", "x", "--mean", "low"], "--mean"),
         (["models", "nowhere"], "no artifact in nowhere; train one"),
-        (["evaluate", "nowhere"], "model.json is missing"),
+        (["evaluate", "nowhere"], "there is no folder nowhere"),
     ],
 )
 def test_bad_usage_and_bad_input_are_one_line_and_status_2(arguments, text, capsys, tmp_path, monkeypatch):

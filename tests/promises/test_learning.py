@@ -213,6 +213,13 @@ async def test_timestamps_for_a_model_that_uses_none_are_refused(start_http):
         assert problem["field"] == "timestamps"
 
 
+async def test_rows_without_the_times_that_their_model_needs_are_told_so(start_http):
+    async with start_http() as service:
+        problem = await posted(service, "s", 422, observations=[[1, 2]], model="planned")
+        assert problem["field"] == "timestamps"
+        assert "takes timestamps with its observations: the server computes " in problem["detail"]
+
+
 async def test_time_features_are_made_from_timestamps_in_any_notation(start_http, artifacts):
     seconds = 1_700_000_000 + 3600 * np.arange(30)
     phase = 2 * np.pi * (seconds / 86_400 % 1)

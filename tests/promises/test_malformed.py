@@ -99,6 +99,18 @@ async def test_a_form_as_curl_declares_it_is_read_as_json(start_hot):
             assert (await service.http.post(path, content=content, headers=headers)).status_code == 200
 
 
+@pytest.mark.parametrize("store", ["memory"], indirect=True)
+async def test_what_is_empty_or_no_id_is_told_what_it_should_be(start_http):
+    async with start_http() as service:
+        empty = await service.http.post("/sessions/a/observations", content=b" ")
+        assert (empty.status_code, empty.json()["detail"]) == (400, "the body is empty")
+        for path, body in (("/sessions/a%20b/reset", {}), ("/sessions", {"id": "a b"})):
+            answer = await service.http.post(path, json=body)
+            assert answer.status_code == 422
+            assert "use 1 to 128 characters of A-Z a-z 0-9 . _ : -" in answer.json()["detail"]
+            assert "Value error" not in answer.json()["detail"]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status"),
     [

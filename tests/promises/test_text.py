@@ -635,6 +635,8 @@ async def test_a_list_of_one_prompt_is_that_prompt_and_a_longer_one_is_refused(s
         tokens = [LETTERS.index(letter) for letter in COMPLETE["prompt"]]
         for prompt in ([COMPLETE["prompt"]], [tokens], tokens):
             assert (await complete(service, prompt=prompt))["choices"] == plain
+        for nothing in ({"prompt": ""}, {"prompt": []}, {"prompt": None}):
+            assert (await refused_completion(service, **nothing))["param"] == "prompt"
         for prompt in (["a", "b"], [[1], [2]]):
             error = await refused_completion(service, prompt=prompt)
             assert (error["param"], error["message"]) == (

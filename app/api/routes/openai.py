@@ -74,6 +74,8 @@ async def create_completion(request: Request) -> Response:
     """A completion, as clients of OpenAI's API ask for it. With `user`, the session of that id goes on."""
     limits, caller = request.app.state.limits, get_caller(request)
     body = await parse_body(request, CompletionRequest, MAX_VALUES + limits.observations)
+    if not body.prompt and body.user is None:
+        raise Unprocessable("send a prompt: only the session of a user goes on without one", field="prompt")
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
     if len(stops) > MAX_STOPS:
         raise Unprocessable(f"stop has {len(stops)} texts, more than {MAX_STOPS}", field="stop")
