@@ -376,6 +376,19 @@ def test_a_session_that_does_not_exist_offers_nothing_to_be_done(page, server):
 
 
 @in_browser
+def test_an_address_that_cannot_be_read_names_nothing(page, server):
+    for address, title in (("#/plain", "plain"), ("#/50%", "No session chosen")):
+        page.goto(f"{server}/{address}")
+        wait(lambda title=title: page.inner_text("#detail-title") == title, page)
+    page.goto(f"{server}/#model/sine")
+    wait(lambda: page.is_visible("#model-view"), page)
+    page.goto(f"{server}/#model/50%")
+    wait(lambda: page.is_hidden("#model") and page.is_visible("#detail"), page)
+    page.reload()
+    wait(lambda: page.inner_text("#link") == "live", page)
+
+
+@in_browser
 def test_the_pages_fit_a_phone(page, server):
     page.set_viewport_size({"width": 360, "height": 740})
     watch(page, server, "phone", [[i % 30] for i in range(20)], "characters")

@@ -4,7 +4,7 @@ import { Alerts } from "./alerts.js";
 import { call, isRefused, key, retryKey, tenant } from "./api.js";
 import { $, ask, count, counted, create, toast } from "./dom.js";
 import { List } from "./list.js";
-import { curl, LIST, modelAddress, ModelPage, network, shownModel } from "./model.js";
+import { curl, decoded, LIST, modelAddress, ModelPage, network, shownModel } from "./model.js";
 import { Panel } from "./panel.js";
 import { layOut } from "./ports.js";
 import { newText } from "./text.js";
@@ -20,7 +20,7 @@ let asking = false;
 let asked; // the key, or null for none, that the reader was told about
 
 const model = (name) => models.get(name) ?? null;
-const shown = () => (shownModel() === null && !location.hash.startsWith(LIST) && decodeURIComponent(location.hash.replace(/^#\/?/, ""))) || null;
+const shown = () => (shownModel() === null && !location.hash.startsWith(LIST) && decoded(location.hash.replace(/^#\/?/, ""))) || null;
 const show = (session) => (location.hash = session ? `/${encodeURIComponent(session)}` : "/");
 
 const alerts = new Alerts({ changed: alerted, row: (name) => list.sessions.find(({ session }) => session === name), enter });
