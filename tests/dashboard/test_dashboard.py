@@ -158,6 +158,69 @@ def test_a_session_can_be_forked_exported_and_deleted(page, server):
 
 
 @in_browser
+def test_a_button_that_is_pressed_twice_starts_one_run(page, tmp_path):
+    csv = tmp_path / "rows.csv"
+    csv.write_text("value\n0.1\n0.2\n")
+    sound = wav(tmp_path / "noise.wav", np.full(80, 20_000))
+    asked: list[str] = []
+
+    def note(request: Any) -> None:
+        path = request.url.rpartition("/")[2]
+        if request.method == "POST" and path in {"sessions", "rows"}:
+            asked.append(json.loads(request.post_data)["id"] if path == "sessions" else path)
+
+    page.on("request", note)
+
+    def started(button: str) -> str:
+        """Press the button twice; returns the session that is shown then."""
+        before = page.inner_text("#detail-title")
+        page.evaluate("(start) => { start.click(); start.click(); }", page.query_selector(button))
+        return wait(lambda: (now := page.inner_text("#detail-title")) != before and now, page)
+
+    page.set_input_files("#try-file", csv)
+    session = started("#try-start")
+    wait(lambda: page.inner_text("#try-start") == "Stop", page)
+    wait(lambda: "2 rows of value" in page.inner_text("#try-source"), page)
+    wait(lambda: page.inner_text("#try-start") == "Stream", page)
+    assert asked == ["rows", session, f"{session}-forgetful"]
+
+    for model, file, button in (
+        ("loudness", sound, "#try-start"),
+        ("shakespeare", None, "#try-start"),
+        ("", None, "#new-text"),
+    ):
+        asked.clear()
+        if model:
+            page.select_option("#try-model", model)
+        if file:
+            page.set_input_files("#try-file", file)
+        session = started(button)
+        page.wait_for_selector("#try-model:enabled")
+        assert asked == [session]
+
+
+@in_browser
+def test_a_file_that_is_chosen_while_another_is_read_stays_the_one_that_is_named(page, tmp_path):
+    for name in ("read", "next"):
+        (tmp_path / f"{name}.csv").write_text("value\n0.1\n0.2\n")
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        held.append(route)
+
+    page.route("**/rows", hold)
+    page.set_input_files("#try-file", tmp_path / "read.csv")
+    page.click("#try-start")
+    wait(lambda: held, page)
+    page.set_input_files("#try-file", tmp_path / "next.csv")
+    named = wait(lambda: (text := page.inner_text("#try-source")).startswith("next.csv") and text, page)
+    held[0].continue_()
+    wait(lambda: page.inner_text("#detail-title").startswith("try-"), page)
+    wait(lambda: page.inner_text("#try-start") == "Stream", page)
+    assert page.inner_text("#try-source") == named
+
+
+@in_browser
 def test_a_dropped_csv_is_streamed_to_its_end(page, server, tmp_path):
     file = tmp_path / "<b>readings.csv"
     rows = [f"2026-01-01;{x:.4f};{x * 2:.4f}" for x in np.sin(np.arange(130) / 10)]

@@ -17,6 +17,7 @@ const MOST_TENANTS = 200;
 
 let models = new Map();
 let asking = false;
+let opening = false; // a new text
 let asked; // the key, or null for none, that the reader was told about
 
 const model = (name) => models.get(name) ?? null;
@@ -36,7 +37,7 @@ $("tenant").onchange = () => {
   show(null);
   restart();
 };
-$("new-text").onclick = () => newText(writer()).then(show, (error) => toast(error.message));
+$("new-text").onclick = openText;
 setInterval(() => document.hidden || loadModels(), MODELS_MS);
 start();
 
@@ -50,6 +51,19 @@ async function start() {
 
 /** The first model that writes text. */
 const writer = () => [...models.values()].find(({ vocabulary }) => vocabulary);
+
+/** Opens a new text. A second press, before the first has its answer, opens no other. */
+async function openText() {
+  if (opening) return;
+  opening = true;
+  try {
+    show(await newText(writer()));
+  } catch (error) {
+    toast(error.message);
+  } finally {
+    opening = false;
+  }
+}
 
 /** The command that sends a first observation to this server. */
 function example() {
