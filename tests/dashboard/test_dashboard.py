@@ -21,6 +21,7 @@ from app import dashboard
 from tests.dashboard.pages import (
     WAIT_MS,
     captions,
+    enter,
     fact,
     in_browser,
     in_colour,
@@ -155,6 +156,63 @@ def test_a_session_can_be_forked_exported_and_deleted(page, server):
     page.click("#ask-yes")
     wait(lambda: "origin" not in rows_of(page) and "branch" in rows_of(page), page)
     wait(lambda: page.inner_text("#detail-title") == "No session chosen", page)
+
+
+@in_browser
+@pytest.mark.parametrize("button", ["reset", "fork", "delete", "export", "forecast", "alert-save"])
+def test_an_action_stays_with_its_session_when_another_is_opened(page, server, button):
+    """The other is opened while the action asks, or waits for its answer."""
+    pressed, other = f"pressed-{button}", f"other-{button}"
+    for session, length in ((pressed, 2), (other, 3)):
+        post(server, "/sessions", {"id": session, "model": "sine", "learning": {"intervals": True}})
+        observe(server, session, [0.1] * length)
+    page.goto(f"{server}/#/{pressed}")
+    wait(lambda: position(page) == 2, page)
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        """The facts of a session are asked for at any time; they are not held."""
+        is_action = route.request.method != "GET" or not route.request.url.endswith(pressed)
+        held.append(route) if is_action else route.continue_()
+
+    page.route(re.compile(rf"/sessions/{pressed}(/(?!watch)|$)"), hold)
+    if button == "alert-save":
+        page.click("#alert-summary")
+    page.click(f"#{button}")
+    asks = page.is_visible("#ask")
+    assert asks == (button in ("fork", "delete"))
+    if not asks:
+        wait(lambda: held, page)
+    enter(page, other)
+    wait(lambda: position(page) == 3, page)
+    if asks:
+        page.click("#ask-yes")
+        wait(lambda: held, page)
+
+    (route,) = held
+    if button == "export":
+        with page.expect_download() as download:
+            route.continue_()
+        assert download.value.suggested_filename == f"{pressed}.safetensors"
+    elif button == "forecast":
+        with page.expect_response(route.request.url):
+            route.continue_()
+        observe(server, other, [0.1])
+        wait(lambda: position(page) == 4, page)
+        assert "observed" in page.inner_text("#legend")
+        assert "forecast" not in page.inner_text("#legend")
+    else:
+        route.continue_()
+        said = {
+            "reset": "was reset; its position stays 2",
+            "fork": "is a copy at position 2",
+            "delete": "was deleted",
+            "alert-save": "has no alert of its own",
+        }
+        of = f"{pressed}-fork" if button == "fork" else pressed
+        assert wait(lambda: page.inner_text("#toast"), page) == f"{of} {said[button]}"
+    assert page.evaluate("location.hash") == f"#/{other}"
+    assert page.is_visible("#actions")
 
 
 @in_browser
