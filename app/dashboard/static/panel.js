@@ -30,7 +30,7 @@ export class Panel {
     this.name = null; // of its model; null while it is not known
     this.every = UNKNOWN; // all its figures
     this.trail = new Trail();
-    this.text = new TextPane({ show, moved });
+    this.text = new TextPane({ show, moved, isShown: (session) => session === this.session });
     this.voice = new VoicePane();
     this.twin = null;
     this.frozenAt = null; // the last position when the reader zoomed in
