@@ -612,8 +612,10 @@ def test_a_text_goes_on_behind_a_lost_connection_and_ends_where_it_is_stopped(pa
     page.unroute("**/cut/generate")
     page.locator("#length").fill("1000")
     page.evaluate(
-        """() => new MutationObserver(() => document.getElementById("write").click())
-            .observe(document.getElementById("text"), { childList: true })"""
+        """() => new MutationObserver((_, observer) => {
+            observer.disconnect(); // a second press would write again
+            document.getElementById("write").click();
+        }).observe(document.getElementById("text"), { childList: true })"""
     )
     page.click("#write")
     wait(lambda: "Stopped after" in page.inner_text("#text-status"), page)
