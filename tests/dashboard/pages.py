@@ -295,6 +295,12 @@ def watch(page: Any, server: str, session: str, observations: Any, model: str) -
     return answer
 
 
+def enter(page: Any, session: str) -> None:
+    """Open another session, as a link or the way back does, also while a dialog is open."""
+    page.evaluate("(session) => { location.hash = `/${session}`; }", session)
+    wait(lambda: page.inner_text("#detail-title") == session, page)
+
+
 def captions(page: Any) -> list[str]:
     """What stands above each figure, in one line."""
     return [" ".join(text.split()) for text in texts(page, "#chart figcaption")]

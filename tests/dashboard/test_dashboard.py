@@ -21,6 +21,7 @@ from app import dashboard
 from tests.dashboard.pages import (
     WAIT_MS,
     captions,
+    enter,
     fact,
     in_browser,
     in_colour,
@@ -155,6 +156,126 @@ def test_a_session_can_be_forked_exported_and_deleted(page, server):
     page.click("#ask-yes")
     wait(lambda: "origin" not in rows_of(page) and "branch" in rows_of(page), page)
     wait(lambda: page.inner_text("#detail-title") == "No session chosen", page)
+
+
+@in_browser
+@pytest.mark.parametrize("button", ["reset", "fork", "delete", "export", "forecast", "alert-save"])
+def test_an_action_stays_with_its_session_when_another_is_opened(page, server, button):
+    """The other is opened while the action asks, or waits for its answer."""
+    pressed, other = f"pressed-{button}", f"other-{button}"
+    for session, length in ((pressed, 2), (other, 3)):
+        post(server, "/sessions", {"id": session, "model": "sine", "learning": {"intervals": True}})
+        observe(server, session, [0.1] * length)
+    page.goto(f"{server}/#/{pressed}")
+    wait(lambda: position(page) == 2, page)
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        """The facts of a session are asked for at any time; they are not held."""
+        is_action = route.request.method != "GET" or not route.request.url.endswith(pressed)
+        held.append(route) if is_action else route.continue_()
+
+    page.route(re.compile(rf"/sessions/{pressed}(/(?!watch)|$)"), hold)
+    if button == "alert-save":
+        page.click("#alert-summary")
+    page.click(f"#{button}")
+    asks = page.is_visible("#ask")
+    assert asks == (button in ("fork", "delete"))
+    if not asks:
+        wait(lambda: held, page)
+    enter(page, other)
+    wait(lambda: position(page) == 3, page)
+    if asks:
+        page.click("#ask-yes")
+        wait(lambda: held, page)
+
+    (route,) = held
+    if button == "export":
+        with page.expect_download() as download:
+            route.continue_()
+        assert download.value.suggested_filename == f"{pressed}.safetensors"
+    elif button == "forecast":
+        with page.expect_response(route.request.url):
+            route.continue_()
+        observe(server, other, [0.1])
+        wait(lambda: position(page) == 4, page)
+        assert "observed" in page.inner_text("#legend")
+        assert "forecast" not in page.inner_text("#legend")
+    else:
+        route.continue_()
+        said = {
+            "reset": "was reset; its position stays 2",
+            "fork": "is a copy at position 2",
+            "delete": "was deleted",
+            "alert-save": "has no alert of its own",
+        }
+        of = f"{pressed}-fork" if button == "fork" else pressed
+        assert wait(lambda: page.inner_text("#toast"), page) == f"{of} {said[button]}"
+    assert page.evaluate("location.hash") == f"#/{other}"
+    assert page.is_visible("#actions")
+
+
+@in_browser
+def test_a_button_that_is_pressed_twice_starts_one_run(page, tmp_path):
+    csv = tmp_path / "rows.csv"
+    csv.write_text("value\n0.1\n0.2\n")
+    sound = wav(tmp_path / "noise.wav", np.full(80, 20_000))
+    asked: list[str] = []
+
+    def note(request: Any) -> None:
+        path = request.url.rpartition("/")[2]
+        if request.method == "POST" and path in {"sessions", "rows"}:
+            asked.append(json.loads(request.post_data)["id"] if path == "sessions" else path)
+
+    page.on("request", note)
+
+    def started(button: str) -> str:
+        """Press the button twice; returns the session that is shown then."""
+        before = page.inner_text("#detail-title")
+        page.evaluate("(start) => { start.click(); start.click(); }", page.query_selector(button))
+        return wait(lambda: (now := page.inner_text("#detail-title")) != before and now, page)
+
+    page.set_input_files("#try-file", csv)
+    session = started("#try-start")
+    wait(lambda: page.inner_text("#try-start") == "Stop", page)
+    wait(lambda: "2 rows of value" in page.inner_text("#try-source"), page)
+    wait(lambda: page.inner_text("#try-start") == "Stream", page)
+    assert asked == ["rows", session, f"{session}-forgetful"]
+
+    for model, file, button in (
+        ("loudness", sound, "#try-start"),
+        ("shakespeare", None, "#try-start"),
+        ("", None, "#new-text"),
+    ):
+        asked.clear()
+        if model:
+            page.select_option("#try-model", model)
+        if file:
+            page.set_input_files("#try-file", file)
+        session = started(button)
+        page.wait_for_selector("#try-model:enabled")
+        assert asked == [session]
+
+
+@in_browser
+def test_a_file_that_is_chosen_while_another_is_read_stays_the_one_that_is_named(page, tmp_path):
+    for name in ("read", "next"):
+        (tmp_path / f"{name}.csv").write_text("value\n0.1\n0.2\n")
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        held.append(route)
+
+    page.route("**/rows", hold)
+    page.set_input_files("#try-file", tmp_path / "read.csv")
+    page.click("#try-start")
+    wait(lambda: held, page)
+    page.set_input_files("#try-file", tmp_path / "next.csv")
+    named = wait(lambda: (text := page.inner_text("#try-source")).startswith("next.csv") and text, page)
+    held[0].continue_()
+    wait(lambda: page.inner_text("#detail-title").startswith("try-"), page)
+    wait(lambda: page.inner_text("#try-start") == "Stream", page)
+    assert page.inner_text("#try-source") == named
 
 
 @in_browser
@@ -373,6 +494,19 @@ def test_a_session_that_does_not_exist_offers_nothing_to_be_done(page, server):
         delete = urllib.request.Request(f"{server}/sessions/{session}", method="DELETE")
         urllib.request.urlopen(delete, timeout=30).close()
         wait(lambda shown=offered: not any(page.is_visible(part) for part in shown), page)
+
+
+@in_browser
+def test_an_address_that_cannot_be_read_names_nothing(page, server):
+    for address, title in (("#/plain", "plain"), ("#/50%", "No session chosen")):
+        page.goto(f"{server}/{address}")
+        wait(lambda title=title: page.inner_text("#detail-title") == title, page)
+    page.goto(f"{server}/#model/sine")
+    wait(lambda: page.is_visible("#model-view"), page)
+    page.goto(f"{server}/#model/50%")
+    wait(lambda: page.is_hidden("#model") and page.is_visible("#detail"), page)
+    page.reload()
+    wait(lambda: page.inner_text("#link") == "live", page)
 
 
 @in_browser

@@ -15,6 +15,7 @@ import pytest
 
 from app import model_library
 from tests.dashboard.pages import (
+    enter,
     fact,
     in_browser,
     in_colour,
@@ -611,8 +612,10 @@ def test_a_text_goes_on_behind_a_lost_connection_and_ends_where_it_is_stopped(pa
     page.unroute("**/cut/generate")
     page.locator("#length").fill("1000")
     page.evaluate(
-        """() => new MutationObserver(() => document.getElementById("write").click())
-            .observe(document.getElementById("text"), { childList: true })"""
+        """() => new MutationObserver((_, observer) => {
+            observer.disconnect(); // a second press would write again
+            document.getElementById("write").click();
+        }).observe(document.getElementById("text"), { childList: true })"""
     )
     page.click("#write")
     wait(lambda: "Stopped after" in page.inner_text("#text-status"), page)
@@ -641,6 +644,60 @@ def test_tokens_that_come_while_the_text_is_read_are_shown(page, server):
     observe(server, "typed", [[30]])
     history = json.load(request(server, "/sessions/typed/history"))
     wait(lambda: the_text(page) == "".join(history["pieces"]), page)
+
+
+@in_browser
+def test_a_text_that_is_left_says_nothing_more_and_asks_nothing(page, server):
+    for session in ("left", "entered"):
+        generated(server, session, prompt=f"The {session} sea ", steps=1)
+    page.goto(f"{server}/#/left")
+    wait(lambda: the_text(page).startswith("The left sea"), page)
+
+    page.route("**/left/generate", lambda route: route.fulfill(content_type="text/event-stream"))
+    page.click("#write")
+    wait(lambda: "connection was lost" in page.inner_text("#text-status"), page)
+    enter(page, "entered")
+    wait(lambda: the_text(page).startswith("The entered sea"), page)
+    wait(lambda: page.inner_text("#write") == "Write", page)
+    assert page.inner_text("#text-status") == ""
+
+    enter(page, "left")
+    wait(lambda: the_text(page).startswith("The left sea"), page)
+    page.evaluate(
+        """() => {
+            const { fetch } = window;
+            const isOpen = new Promise((resolve) => (window.open_ = resolve));
+            window.fetch = async (...request) => {
+              const answer = await fetch(...request);
+              const body = await answer.clone().text();
+              if (String(request[0]).endsWith("/sessions/left")) await isOpen;
+              return new Response(body, answer);
+            };
+        }"""
+    )
+    page.fill("#branch-at", "4")
+    page.locator("#branch-at").press("Enter")
+    enter(page, "entered")
+    wait(lambda: the_text(page).startswith("The entered sea"), page)
+    page.evaluate("async () => (open_(), await (await fetch('models')).json())")
+    assert page.is_hidden("#ask"), page.inner_text("#ask-title")
+
+
+@in_browser
+def test_a_branch_is_of_the_text_that_it_was_asked_for_and_is_shown_to_who_stays_there(page, server):
+    whole = generated(server, "asked", prompt="The sea ", steps=4)["text"]
+    generated(server, "beside", prompt="A mountain ", steps=4)
+    page.goto(f"{server}/#/asked")
+    wait(lambda: the_text(page) == f"The sea {whole}", page)
+    page.fill("#branch-at", "6")
+    page.locator("#branch-at").press("Enter")
+    wait(lambda: page.is_visible("#ask"), page)
+    enter(page, "beside")
+    page.click("#ask-yes")
+    said = wait(lambda: page.inner_text("#toast"), page)
+    assert said == "asked-6 is a branch of asked at 6"
+    assert page.evaluate("location.hash") == "#/beside"
+    assert "".join(json.load(request(server, "/sessions/asked-6/history"))["pieces"]) == "The se"
 
 
 @in_browser

@@ -69,12 +69,13 @@ export class AlertForm {
     if (bad?.validity.badInput) return this.#complain("this is not a number", bad.name);
     try {
       const view = await call(sessionPath(session), { method: "PATCH", body: { alert: this.#typed() } });
-      if (session !== this.session) return;
-      this.isTouched = false;
       toast(view.alert ? `${session} has an alert: ${inWords(view.alert)}` : `${session} has no alert of its own`);
+      if (session !== this.session) return; // the form is about another by now
+      this.isTouched = false;
       this.saved(view);
     } catch (error) {
       if (session === this.session) this.#complain(error.message, error.field?.replace(/^alert\.?/, ""));
+      else toast(`The alert of ${session} is as before: ${error.message}`);
     }
   }
 

@@ -4,7 +4,7 @@ import { Alerts } from "./alerts.js";
 import { call, isRefused, key, retryKey, tenant } from "./api.js";
 import { $, ask, count, counted, create, toast } from "./dom.js";
 import { List } from "./list.js";
-import { curl, LIST, modelAddress, ModelPage, network, shownModel } from "./model.js";
+import { curl, decoded, LIST, modelAddress, ModelPage, network, shownModel } from "./model.js";
 import { Panel } from "./panel.js";
 import { layOut } from "./ports.js";
 import { newText } from "./text.js";
@@ -17,10 +17,11 @@ const MOST_TENANTS = 200;
 
 let models = new Map();
 let asking = false;
+let opening = false; // a new text
 let asked; // the key, or null for none, that the reader was told about
 
 const model = (name) => models.get(name) ?? null;
-const shown = () => (shownModel() === null && !location.hash.startsWith(LIST) && decodeURIComponent(location.hash.replace(/^#\/?/, ""))) || null;
+const shown = () => (shownModel() === null && !location.hash.startsWith(LIST) && decoded(location.hash.replace(/^#\/?/, ""))) || null;
 const show = (session) => (location.hash = session ? `/${encodeURIComponent(session)}` : "/");
 
 const alerts = new Alerts({ changed: alerted, row: (name) => list.sessions.find(({ session }) => session === name), enter });
@@ -36,7 +37,7 @@ $("tenant").onchange = () => {
   show(null);
   restart();
 };
-$("new-text").onclick = () => newText(writer()).then(show, (error) => toast(error.message));
+$("new-text").onclick = openText;
 setInterval(() => document.hidden || loadModels(), MODELS_MS);
 start();
 
@@ -50,6 +51,19 @@ async function start() {
 
 /** The first model that writes text. */
 const writer = () => [...models.values()].find(({ vocabulary }) => vocabulary);
+
+/** Opens a new text. A second press, before the first has its answer, opens no other. */
+async function openText() {
+  if (opening) return;
+  opening = true;
+  try {
+    show(await newText(writer()));
+  } catch (error) {
+    toast(error.message);
+  } finally {
+    opening = false;
+  }
+}
 
 /** The command that sends a first observation to this server. */
 function example() {

@@ -14,8 +14,17 @@ export const LIST = "#list"; // the address of the list, with its filters behind
 
 export const modelAddress = (name) => ADDRESS + encodeURIComponent(name);
 
+/** The name in a part of the address; null if the part is not encoded as addresses are, such as `50%`. */
+export function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return null;
+  }
+}
+
 /** The model that the address names; null if it names none. */
-export const shownModel = () => (location.hash.startsWith(ADDRESS) ? decodeURIComponent(location.hash.slice(ADDRESS.length)) : null);
+export const shownModel = () => (location.hash.startsWith(ADDRESS) ? decoded(location.hash.slice(ADDRESS.length)) : null);
 
 /** The kind of the network, such as `LSTM 64 × 2, head 32`. */
 export function network({ architecture, hidden_size: size, num_layers: layers }) {

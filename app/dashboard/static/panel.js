@@ -30,7 +30,7 @@ export class Panel {
     this.name = null; // of its model; null while it is not known
     this.every = UNKNOWN; // all its figures
     this.trail = new Trail();
-    this.text = new TextPane({ show, moved });
+    this.text = new TextPane({ show, moved, isShown: (session) => session === this.session });
     this.voice = new VoicePane();
     this.twin = null;
     this.frozenAt = null; // the last position when the reader zoomed in
@@ -356,6 +356,7 @@ export class Panel {
     return [[this.model?.samples ? "frame" : "position", ...ports.map(({ name }) => name)], seen.map(row)];
   }
 
+  /** Runs an action of a session. While it waits for its answer, the reader may open another session. */
   async #do(action) {
     try {
       await action();
@@ -367,14 +368,16 @@ export class Panel {
   }
 
   async #reset() {
-    const view = await call(sessionPath(this.session, "/reset"), { method: "POST", body: {} });
-    toast(`${this.session} was reset; its position stays ${count(view.position)}`);
+    const { session } = this;
+    const view = await call(sessionPath(session, "/reset"), { method: "POST", body: {} });
+    toast(`${session} was reset; its position stays ${count(view.position)}`);
   }
 
   async #fork() {
-    const id = await ask({ title: `Fork ${this.session}`, label: "New session", value: `${this.session}-fork`, yes: "Fork" });
+    const { session } = this;
+    const id = await ask({ title: `Fork ${session}`, label: "New session", value: `${session}-fork`, yes: "Fork" });
     if (id === null) return;
-    const view = await call(sessionPath(this.session, "/fork"), { method: "POST", body: id ? { id } : {} });
+    const view = await call(sessionPath(session, "/fork"), { method: "POST", body: id ? { id } : {} });
     toast(`${view.session} is a copy at position ${count(view.position)}`);
   }
 
@@ -384,29 +387,32 @@ export class Panel {
     const text = `Its carry and its history are deleted and cannot be restored.${at}`;
     const confirmed = await ask({ title: `Delete ${session}?`, text, yes: "Delete", danger: true });
     if (!confirmed) return;
-    this.exists = false; // no facts are requested meanwhile
+    if (session === this.session) this.exists = false; // no facts are requested meanwhile
     try {
       await call(sessionPath(session), { method: "DELETE" });
     } catch (error) {
-      this.exists = true;
+      if (session === this.session) this.exists = true;
       throw error;
     }
-    this.gone();
+    if (session === this.session) this.gone();
     toast(`${session} was deleted`);
   }
 
   async #export() {
-    const blob = await call(sessionPath(this.session, "/state"), { as: "blob" });
-    const link = create("a", { href: URL.createObjectURL(blob), download: `${this.session}.safetensors` });
+    const { session } = this;
+    const blob = await call(sessionPath(session, "/state"), { as: "blob" });
+    const link = create("a", { href: URL.createObjectURL(blob), download: `${session}.safetensors` });
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   }
 
   async #forecast() {
+    const { session } = this;
     const steps = Number($("steps").value);
     const level = this.view?.level ?? this.view?.learning?.levels?.[0];
     const interval = level ? `&level=${this.view.level ?? this.view.learning.levels.at(-1)}` : "";
-    const answer = await call(sessionPath(this.session, `/forecast?steps=${steps}${interval}`));
+    const answer = await call(sessionPath(session, `/forecast?steps=${steps}${interval}`));
+    if (session !== this.session) return;
     const rows = (name) => answer[name] && flatRows(answer[name]);
     this.trail.forecast({ ...answer, forecast: forecastRows(answer, this.model), lower: rows("lower"), upper: rows("upper"), times: seconds(answer.times) });
     this.#live();

@@ -10,14 +10,14 @@ const SETTINGS = ["temperature", "top_k", "top_p", "min_p", "repetition_penalty"
 const KINDS = { earlier: "earlier", prompt: "prompt", written: "written", copy: "on a copy" };
 
 export class TextPane {
-  /** `show` opens a session; `moved` is called when there is a new one. */
-  constructor({ show, moved }) {
-    Object.assign(this, { show, moved, session: null, model: null, writing: null });
+  /** `show` opens a session, `isShown` says whether it is open; `moved` is called when there is a new one. */
+  constructor({ show, isShown, moved }) {
+    Object.assign(this, { show, isShown, moved, session: null, model: null, writing: null });
     this.#clear(0);
     $("writing").onsubmit = (event) => {
       event.preventDefault();
       if (this.writing) this.writing.abort();
-      else this.#write().catch((error) => this.#failed(error));
+      else this.#write();
     };
     $("text").onclick = (event) => this.#clicked(event);
     $("branch-at").oninput = () => this.#mark(Number($("branch-at").value));
@@ -33,7 +33,8 @@ export class TextPane {
   open(session, model) {
     if (session === this.session && model?.name === this.model?.name) return;
     this.writing?.abort();
-    Object.assign(this, { session, model, epoch: null, position: 0 });
+    Object.assign(this, { session, model, epoch: null, position: 0, writing: null }); // the run says no more here
+    this.#buttons();
     this.#clear(0);
     this.#say("");
     if (model) {
@@ -144,9 +145,12 @@ export class TextPane {
         else this.copy += text;
         this.#draw();
       }
-      if (run.signal.aborted) this.#say(`Stopped after ${counted(written, "token")}.`);
+      if (run === this.writing && run.signal.aborted) this.#say(`Stopped after ${counted(written, "token")}.`);
+    } catch (error) {
+      if (run === this.writing) this.#say(error.message);
+      toast(error.message);
     } finally {
-      if (this.writing === run) this.writing = null;
+      if (run === this.writing) this.writing = null;
       this.#buttons();
       this.moved();
     }
@@ -163,11 +167,12 @@ export class TextPane {
 
   /** The tokens, each once, and at last the end. A lost connection goes on behind the last that came. */
   async *#tokens(body, signal) {
+    const path = sessionPath(this.session, "/generate");
     let [last, reached] = [null, body.at];
     while (!signal.aborted) {
       try {
         const request = { method: "POST", body, last, signal };
-        for await (const events of stream(sessionPath(this.session, "/generate"), request))
+        for await (const events of stream(path, request))
           for (const { id, event, data } of events) {
             if (event === "error") throw new Problem(data.status, data);
             last = id;
@@ -179,14 +184,10 @@ export class TextPane {
         if (signal.aborted) return;
         if (error instanceof Problem && error.status < 500) throw error;
       }
+      if (signal.aborted) return;
       this.#say("The connection was lost. Trying again.");
       await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
     }
-  }
-
-  #failed(error) {
-    this.#say(error.message);
-    toast(error.message);
   }
 
   #buttons() {
@@ -221,26 +222,30 @@ export class TextPane {
    * A session with the state that this one had at the position.
    *
    * The present state is copied. An earlier one is made by a new session that reads the same tokens.
+   * The reader may open another session meanwhile: then nothing more is asked, and that session stays open.
    */
   async #branch() {
-    const { session } = this;
+    const { session, first } = this;
     const at = this.branchAt ?? this.end;
+    const known = this.tokens.slice(0, at - first);
     const { position, observations_since_reset: since, model } = await call(sessionPath(session));
+    if (!this.isShown(session)) return;
     const begin = position - since;
-    const tokens = this.tokens.slice(Math.max(0, begin - this.first), at - this.first).map(({ token }) => token);
-    if (at !== position && (begin < this.first || at <= begin || tokens.includes(null)))
+    const tokens = known.slice(Math.max(0, begin - first)).map(({ token }) => token);
+    if (at !== position && (begin < first || at <= begin || tokens.includes(null)))
       throw new Error(`The beginning of this text is no longer known here. A branch is possible at ${count(position)}, its end.`);
     const how =
       at === position
         ? "The new session is a copy of the present state."
         : `A new session reads the ${counted(tokens.length, "token")} up to here, so it has the state that this session had.`;
-    const before = this.tokens.slice(0, at - this.first).map(({ text }) => text).join("").slice(-QUOTED);
+    const before = known.map(({ text }) => text).join("").slice(-QUOTED);
     const id = await ask({ title: `Branch behind “…${before}”`, text: how, label: "New session", value: `${session}-${at}`, yes: "Branch" });
     if (!id) return;
     if (at === position) await call(sessionPath(session, "/fork"), { method: "POST", body: { id, at } });
     else await read(id, model, tokens);
     this.moved();
-    this.show(id);
+    if (this.isShown(session)) this.show(id);
+    else toast(`${id} is a branch of ${session} at ${count(at)}`);
   }
 
   // --- drawing

@@ -50,14 +50,14 @@ export class TryIt {
     this.panel = panel;
     this.show = show; // shows a session by its id
     this.file = null; // null for what is streamed without a file
-    this.running = null;
+    this.running = null; // from the press of the button on; it can be stopped once the button says so
     this.kind = ROWS;
     this.shown = null; // the model that the form is about
     $("try-model").onchange = () => this.refresh();
     $("try").onsubmit = (event) => {
       event.preventDefault();
-      if (this.running) this.running.stopped = true;
-      else this.#run().catch((error) => toast(error.message));
+      if (!this.running) this.#run().catch((error) => toast(error.message));
+      else if (this.running.canStop) this.running.stopped = true;
     };
     $("try-file").onchange = () => this.#take($("try-file").files[0]);
     $("try-own").onclick = () => this.#take(null);
@@ -104,22 +104,35 @@ export class TryIt {
   }
 
   async #run() {
+    const run = (this.running = { stopped: false, canStop: false });
+    $("try-model").disabled = true;
     const model = this.models($("try-model").value);
-    const file = this.file;
-    if (model.vocabulary) {
-      this.show(await newText(model));
-      return;
+    try {
+      if (model.vocabulary) this.show(await newText(model));
+      else if (model.samples) await this.#hear(run, model, this.file);
+      else await this.#compare(run, model, this.file);
+    } finally {
+      this.running = null;
+      $("try-start").textContent = this.kind.start;
+      $("try-model").disabled = false;
+      this.refresh(); // the model may have been loaded again meanwhile
     }
-    if (model.samples) {
-      await this.#hear(model, file);
-      return;
-    }
+  }
+
+  /** From now on the button stops what runs. */
+  #offerStop(run) {
+    run.canStop = true;
+    $("try-start").textContent = "Stop";
+    $("worth").hidden = true;
+  }
+
+  /** Sends a table, or the example, to two sessions, one of which is reset at each chunk. */
+  async #compare(run, model, file) {
     const table = file && (await call(`models/${encodeURIComponent(model.name)}/rows`, { method: "POST", csv: file }));
     if (table) this.#describe(file, table);
     const rows = table ? table.observations.values() : example(model);
     const session = `try-${Math.random().toString(36).slice(2, 8)}`;
-    const run = (this.running = { stopped: false });
-    this.#running(true);
+    this.#offerStop(run);
     const ids = [session, `${session}-forgetful`];
     try {
       await createSession(ids[0], model);
@@ -127,19 +140,17 @@ export class TryIt {
       this.show(session);
       await this.#stream(run, rows, table, model, ...ids);
     } finally {
-      this.running = null;
-      this.#running(false);
-      await call(sessionPath(ids[1]), { method: "DELETE" }).catch(() => {});
+      call(sessionPath(ids[1]), { method: "DELETE" }).catch(() => {}); // the button does not wait for it
     }
   }
 
   /** Sends a WAV file, or the microphone, to a session of a model over samples, and says where there is speech. */
-  async #hear(model, file) {
+  async #hear(run, model, file) {
     const session = `try-${Math.random().toString(36).slice(2, 8)}`;
     await createSession(session, model);
     this.show(session);
     if (!file) {
-      await this.#listen(session);
+      await this.#listen(run, session);
       return;
     }
     const wav = new Blob([await file.arrayBuffer()]);
@@ -149,7 +160,7 @@ export class TryIt {
     const { position, predictions, events } = await call(sessionPath(session, "/audio"), { method: "POST", wav });
     const text = `${file.name}: ${counted(position, "sample")}, ${counted(predictions?.length ?? 0, "frame")}`;
     const found = (events ?? []).map(({ event, sample }) => (event === "speech_start" ? `from ${count(sample)}` : `to ${count(sample)}`));
-    $("try-source").textContent = found.length ? `${text}; speech ${found.join(" ")}` : text;
+    this.#say(file, found.length ? `${text}; speech ${found.join(" ")}` : text);
   }
 
   /** Draws the sound of a file. The server may read a file that the browser cannot: it has no picture then. */
@@ -160,9 +171,8 @@ export class TryIt {
   }
 
   /** Sends what the microphone hears, until it is stopped. */
-  async #listen(session) {
-    const run = (this.running = { stopped: false });
-    this.#running(true);
+  async #listen(run, session) {
+    this.#offerStop(run);
     let microphone = null;
     let last = "";
     try {
@@ -173,23 +183,26 @@ export class TryIt {
         if (isShown()) voice.answered(delay);
         for (const { event, sample } of events)
           last = `; ${event === "speech_start" ? "speech since" : "the last speech ended at"} ${(sample / rate).toFixed(1)} s`;
-        $("try-source").textContent = `The microphone: ${(position / rate).toFixed(1)} s at ${count(rate)} Hz${last}`;
+        this.#say(null, `The microphone: ${(position / rate).toFixed(1)} s at ${count(rate)} Hz${last}`);
       };
       microphone = await Microphone.open(session, { heard, answered });
       while (!run.stopped && !microphone.error) await pause(POLL_MS);
       if (microphone.error) throw new Error(microphone.error);
     } finally {
       microphone?.close();
-      this.running = null;
-      this.#running(false);
     }
+  }
+
+  /** Says what is known of a file, or of the microphone for null, unless the reader has taken another meanwhile. */
+  #say(file, text) {
+    if (file === this.file) $("try-source").textContent = text;
   }
 
   /** Says what of the file is streamed, and what is not. */
   #describe(file, { observations, columns, ignored, notes }) {
     const rest = ignored.length ? [`not read: ${ignored.join(", ")}`] : [];
     const text = [`${counted(observations.length, "row")} of ${columns.join(", ")}`, ...rest, ...notes].join("; ");
-    $("try-source").textContent = `${file.name}: ${text}`;
+    this.#say(file, `${file.name}: ${text}`);
   }
 
   async #stream(run, rows, table, model, session, forgetful) {
@@ -221,13 +234,6 @@ export class TryIt {
     } finally {
       for (const line of lines) line.close();
     }
-  }
-
-  #running(is) {
-    $("try-start").textContent = is ? "Stop" : this.kind.start;
-    $("try-model").disabled = is;
-    if (is) $("worth").hidden = true;
-    else this.refresh(); // the model may have been loaded again meanwhile
   }
 
   #showErrors(model, { carried, forgetful }) {
