@@ -13,6 +13,7 @@ from app.errors import TooLarge, Unprocessable
 # Browsers and proxies remove the path segments `.` and `..`, so sessions of these names could not be reached.
 SESSION_ID = re.compile(r"(?!\.{1,2}(?![A-Za-z0-9._:\-]))[A-Za-z0-9._:\-]{1,128}", re.ASCII)
 MAX_POSITION = 2**63 - 1  # positions are int64
+MAX_RATE = 2**32 - 1  # samples a second: as much as a binary message and a WAV file can say
 MAX_TIMESTAMP = 95_617_584_000.0  # seconds since 1970: the year 5000
 SMALL_BODY_BYTES = 65_536
 MAX_SESSION_ID = 128  # characters

@@ -29,6 +29,7 @@ from models.forecaster import Forecaster
 
 Number = float | bool | None
 Data = list[Number | list[Number | list[Number]]]
+MAX_LENGTH_DIGITS = 20  # of the length of the JSON
 NO_OBSERVATIONS: Numbers = np.empty((0, 0), np.float32)
 
 
@@ -117,7 +118,7 @@ def decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
 
 
 def _header_length(text: str, size: int) -> int:
-    if text.isascii() and text.isdigit() and int(text[:20]) <= size:
+    if text.isascii() and text.isdigit() and len(text) <= MAX_LENGTH_DIGITS and int(text) <= size:
         return int(text)
     raise Malformed(f"inference header size should be in range (0, {size}), got: {text[:20]}")
 
