@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType
 
-from app.codec.limits import MAX_MODEL_NAME, SESSION_ID, SESSION_ID_RULE
+from app.codec.limits import MAX_MODEL_NAME, MAX_POSITION, MAX_RATE, SESSION_ID, SESSION_ID_RULE
 from app.session.notes import MAX_ALARMS_PER_WEEK, MAX_CLEAR_AFTER
 from app.session.state_file import MAX_TTL_SECONDS
 from models.artifact.learning import MAX_LEVELS
@@ -17,7 +17,7 @@ At = Annotated[
     int | None,
     Field(
         ge=0,
-        le=2**63 - 1,
+        le=MAX_POSITION,
         description="The position that you expect the session to have; 409 if it has another.",
     ),
 ]
@@ -240,6 +240,8 @@ class Chunk(RequestBody):
     )
     rate: int | None = Field(
         None,
+        ge=1,
+        le=MAX_RATE,
         description="Of a model over samples: samples a second. The session keeps it until it is reset.",
     )
 

@@ -13,8 +13,9 @@ from app.api.schemas import FirstErrorOnly, Precondition, RequestBody, SessionId
 from app.codec.limits import MAX_MODEL_NAME
 
 MAX_STOPS = 16
+MAX_TOKEN = 2**24  # a session remembers its tokens as float32, which holds every whole number up to this
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
-Token = Annotated[int, Field(ge=0, le=2**24)]
+Token = Annotated[int, Field(ge=0, le=MAX_TOKEN)]
 # Types with names of their own: generated clients treat them as one, whichever of the two it is.
 Prompt = TypeAliasType("Prompt", str | Annotated[list[Token], FirstErrorOnly()])
 StopTexts = TypeAliasType("StopTexts", StopText | Annotated[list[StopText], FirstErrorOnly()])
@@ -33,7 +34,10 @@ NoPrompt = Field(
 Temperature = Annotated[
     float, Field(ge=0, le=100, description="Divides the logits; 0 takes the likeliest token.")
 ]
-TopK = Annotated[int | None, Field(ge=0, description="Draw from so many of the likeliest tokens only.")]
+TopK = Annotated[
+    int | None,
+    Field(ge=0, le=MAX_TOKEN, description="Draw from so many of the likeliest tokens only."),
+]
 TopP = Annotated[
     float | None,
     Field(gt=0, le=1, description="Draw from the likeliest tokens only that are as likely as this together."),

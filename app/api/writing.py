@@ -55,16 +55,22 @@ async def write_all(caller: Caller, job: Write) -> tuple[TextAnswer, bool]:
     return answer, new == 0
 
 
-def check_text_size(job: Write, limits: Limits) -> None:
+def check_text_size(job: Write, limits: Limits, field: str = "steps") -> None:
     """Refuse a text that is too long.
+
+    Parameters
+    ----------
+    field : of the request, which says how many tokens are wanted
 
     Raises
     ------
     TooLarge
     """
     if job.request.steps > limits.steps:
-        raise TooLarge(f"a text has at most {limits.steps} tokens", limit=limits.steps)
+        raise TooLarge(f"a text has at most {limits.steps} tokens", field=field, limit=limits.steps)
     if len(job.request.prompt) > limits.observations:
         raise TooLarge(
-            f"a prompt has at most {limits.observations} characters or tokens", limit=limits.observations
+            f"a prompt has at most {limits.observations} characters or tokens",
+            field="prompt",
+            limit=limits.observations,
         )

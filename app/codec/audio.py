@@ -134,14 +134,16 @@ def _decode_l16(body: bytes, media_type: Message) -> Audio:
 
 def _parameter(media_type: Message, name: str, default: int | None) -> int:
     text = str(media_type.get_param(name, "" if default is None else str(default)))
-    if not text.isdecimal() or len(text) > 9 or not text.isascii():
-        raise Malformed(f"audio/l16 needs {name}, a whole number, as in audio/l16;rate=16000")
+    if not text.isdecimal() or not text.isascii():
+        raise Malformed(f"audio/l16 needs {name}, a whole number, as in audio/l16;rate=16000", field=name)
+    if len(text) > 9:
+        raise Unprocessable(f"{name} has at most 9 digits, not {len(text)}", field=name)
     return int(text)
 
 
 def _one_channel(numbers: AnyArray, channels: int, rate: int) -> Audio:
     if not 1 <= channels <= MAX_CHANNELS:
-        raise Unprocessable(f"audio has 1 to {MAX_CHANNELS} channels, not {channels}")
+        raise Unprocessable(f"audio has 1 to {MAX_CHANNELS} channels, not {channels}", field="channels")
     samples = numbers.astype(np.float32, copy=False)
     if channels > 1:
         samples = samples.reshape(-1, channels).mean(axis=1, dtype=np.float32)

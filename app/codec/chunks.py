@@ -28,13 +28,14 @@ from app.codec.limits import (
     MAX_EXACT_FLOAT32,
     MAX_FLOAT32,
     MAX_POSITION,
+    MAX_RATE,
     MAX_TIMESTAMP,
     SMALL_BODY_BYTES,
     AnyDecodeError,
     Limits,
     validate_model_name,
 )
-from app.errors import Malformed, Unprocessable
+from app.errors import Malformed, TooLarge, Unprocessable
 from app.jobs.answers import parse_epoch
 from app.jobs.options import ChunkOptions
 from app.session.notes import parse_labels
@@ -198,7 +199,7 @@ def validate_chunk(
             None if fields.future is None else parse_future(fields.future),
             named,
             parse_labels(fields.labels or {}),
-            fields.rate,
+            validate_rate(fields.rate),
             validate_levels(fields.levels or []),
         )
     return Chunk(observations, flat, at, epoch, horizon, fields.model, options)
@@ -264,6 +265,18 @@ def validate_horizon(horizon: int, limits: Limits) -> int:
     if not 0 <= horizon <= limits.steps:
         raise Unprocessable(f"horizon must be 0 to {limits.steps}, not {horizon}", field="horizon")
     return horizon
+
+
+def validate_rate(rate: int | None) -> int | None:
+    """Return a sampling rate unchanged; which of them a network takes is checked when it is known.
+
+    Raises
+    ------
+    Unprocessable : not 1 to 2**32 - 1
+    """
+    if rate is not None and not 1 <= rate <= MAX_RATE:
+        raise Unprocessable(f"rate must be 1 to {MAX_RATE}, not {rate}", field="rate")
+    return rate
 
 
 def validate_levels(levels: list[float]) -> tuple[float, ...]:
@@ -390,7 +403,9 @@ def _skipped(count: int | None, limits: Limits) -> Floats:
     if count < 1:
         raise Unprocessable(f"skip must be at least 1, not {count}", field="skip")
     if count > limits.observations:
-        raise too_many_observations_error(limits, str(count))
+        raise TooLarge(
+            f"skip is at most {limits.observations}, not {count}", field="skip", limit=limits.observations
+        )
     return np.empty((count, 0), np.float32)
 
 

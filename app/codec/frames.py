@@ -154,7 +154,10 @@ def decode_binary(data: bytes, path_session: str | None, limits: Limits) -> Mess
         observations = observations.astype(np.float32) / np.float32(S16_ONE)
     chunks.check_observations(observations, limits, gaps=bool(gaps))
     at_, epoch = None if at == -1 else chunks.validate_position(at), number or None
-    rate, horizon = (horizon, 0) if flags & RATE else (None, chunks.validate_horizon(horizon, limits))
+    if flags & RATE:
+        rate, horizon = chunks.validate_rate(horizon), 0
+    else:
+        rate, horizon = None, chunks.validate_horizon(horizon, limits)
     chunk = chunks.Chunk(observations, False, at_, epoch, horizon, None)
     if rate is not None:
         chunk.options = ChunkOptions(gaps=bool(gaps and np.isnan(observations).any()), rate=rate)

@@ -14,6 +14,7 @@ from app.errors import TooLarge, Unprocessable
 SESSION_ID = re.compile(r"(?!\.{1,2}(?![A-Za-z0-9._:\-]))[A-Za-z0-9._:\-]{1,128}", re.ASCII)
 SESSION_ID_RULE = "use 1 to 128 characters of A-Z a-z 0-9 . _ : -, not . or .."
 MAX_POSITION = 2**63 - 1  # positions are int64
+MAX_RATE = 2**32 - 1  # samples a second: as much as a binary message and a WAV file can say
 MAX_TIMESTAMP = 95_617_584_000.0  # seconds since 1970: the year 5000
 SMALL_BODY_BYTES = 65_536
 MAX_SESSION_ID = 128  # characters

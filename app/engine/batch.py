@@ -99,6 +99,7 @@ class Text:
     tokens : behind the prompt
     watch : says when it is complete
     before : how much there was before this batch: tokens of the prompt that were observed, and behind it
+    digest : of the request; 0 of a text on a copy, which no session remembers
     """
 
     job: Write
@@ -111,6 +112,7 @@ class Text:
     tokens: list[int]
     watch: StopWatch
     before: tuple[int, int]
+    digest: int = 0
 
     @property
     def position(self) -> int:

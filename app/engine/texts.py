@@ -36,7 +36,8 @@ from app.session.history import Observed
 from app.session.names import id_of
 from app.session.rows import Answer, Rows, scalar
 from app.session.slab import Slab
-from models.forecaster import Forecaster
+from models.arrays import Floats
+from models.forecaster import Forecaster, RunTooLongError
 from models.generation.sampling import Sampling, TokenSampler
 from models.generation.stopping import StopWatch
 from models.generation.vocabulary import Vocabulary
@@ -73,16 +74,20 @@ def begin(job: Write, residents: Residents, batch: Batch) -> None:
 def _of_session(job: Write, residents: Residents, batch: Batch) -> tuple[Slab, Text]:
     """A text that the session consumes: a new one, or one that it remembers."""
     is_expected = bool(job.at) or job.behind is not None or job.epoch is not None or not job.create
+    # Here, where an error refuses this text alone; staging is for all texts together.
+    digest = job.request.digest
     slab, row = _place(job, is_expected, residents, batch)
     rows = slab.read(np.array([row]))
     position, epoch = scalar(rows.headers, "position"), scalar(rows.headers, "epoch")
     exactly_once.check_epoch(job.session, epoch, job.epoch, position)
     at = job.at
     if job.behind is not None:
-        at = _beginning(job, rows, job.behind)
+        at = _beginning(job, rows, job.behind, digest)
     if at is None or at == position:
         begun = _prompt(job.request, slab.forecaster)
-        return slab, _new_text(job, slab, row, position, epoch, rows, begun)
+        text = _new_text(job, slab, row, position, epoch, rows, begun)
+        text.digest = digest
+        return slab, text
     found = recent_answers.began_at(rows, 0, at)
     if found is None:
         raise OutOfStep(
@@ -90,7 +95,7 @@ def _of_session(job: Write, residents: Residents, batch: Batch) -> tuple[Slab, T
             position=position,
         )
     chunk, length = found
-    if recent_answers.digest(rows, 0, chunk) != job.request.digest:
+    if recent_answers.digest(rows, 0, chunk) != digest:
         raise OutOfStep(
             f"session {id_of(job.session)!r} is at {position}: something else than this text began at {at}",
             position=position,
@@ -102,7 +107,7 @@ def _of_session(job: Write, residents: Residents, batch: Batch) -> tuple[Slab, T
     watch = StopWatch(job.request.stop, vocabulary, tokens)
     prompt: Sequence[int] = range(int(remembered["prompt"][0]))  # only their number, if nothing is left to do
     text = Text(
-        job, row, at, epoch, rows.carries[0], prompt, observed, tokens, watch, (observed, len(tokens))
+        job, row, at, epoch, rows.carries[0], prompt, observed, tokens, watch, (observed, len(tokens)), digest
     )
     if text.finish is None:
         if chunk:
@@ -115,10 +120,10 @@ def _of_session(job: Write, residents: Residents, batch: Batch) -> tuple[Slab, T
     return slab, text
 
 
-def _beginning(job: Write, rows: Rows, behind: int) -> int:
+def _beginning(job: Write, rows: Rows, behind: int, digest: int) -> int:
     """Where the text began that is known up to a position."""
     found = recent_answers.reached(rows, 0, behind)
-    if found is not None and recent_answers.digest(rows, 0, found[0]) == job.request.digest:
+    if found is not None and recent_answers.digest(rows, 0, found[0]) == digest:
         return found[1]
     position = scalar(rows.headers, "position")
     raise OutOfStep(
@@ -228,24 +233,60 @@ def _vocabulary(forecaster: Forecaster) -> Vocabulary:
 
 def write(slab: Slab, texts: Sequence[Text], budget: TextBudget, seconds: float, batch: Batch) -> list[Text]:
     """Go on with each text of one model by a slice, for about so long. Returns those that did not fail."""
+    forecaster, carries = slab.forecaster, [text.carry for text in texts]
     try:
-        prompted = [text for text in texts if text.observed < len(text.prompt)]
-        if prompted:
-            size = min(budget.max_prompt(len(prompted), seconds), MAX_SLICE)
-            _observe_prompts(slab.forecaster, prompted, size)
-        ready = [text for text in texts if text.observed == len(text.prompt)]
-        if ready:
-            _write(slab.forecaster, ready, seconds)
-    except Exception as error:
-        log.exception("writing %d texts raised", len(texts))
+        _go_on(forecaster, texts, budget, seconds)
+    except RunTooLongError as error:
+        # None is tried alone: each could take as long again, and everybody would wait.
+        log.error("writing %d texts was ended: %s", len(texts), error)
         for text in texts:
-            batch.refuse(text.job, StepFailed(f"the text failed: {error}; the session was not advanced"))
+            batch.refuse(text.job, StepFailed(f"{error}; the session was not advanced"))
         return []
-    finite = slab.forecaster.finite_carries(np.stack([text.carry for text in texts])).tolist()
+    except Exception:
+        log.exception("writing %d texts raised; each is tried alone", len(texts))
+        for text, carry in zip(texts, carries, strict=True):
+            _rewind(text, carry, forecaster)
+        texts = _one_by_one(forecaster, texts, budget, seconds, batch)
+        if not texts:
+            return []
+    finite = forecaster.finite_carries(np.stack([text.carry for text in texts])).tolist()
     for text, is_finite in zip(texts, finite, strict=True):
         if not is_finite:
             batch.refuse(text.job, StepFailed(NOT_FINITE))
     return [text for text, is_finite in zip(texts, finite, strict=True) if is_finite]
+
+
+def _go_on(forecaster: Forecaster, texts: Sequence[Text], budget: TextBudget, seconds: float) -> None:
+    prompted = [text for text in texts if text.observed < len(text.prompt)]
+    if prompted:
+        size = min(budget.max_prompt(len(prompted), seconds), MAX_SLICE)
+        _observe_prompts(forecaster, prompted, size)
+    ready = [text for text in texts if text.observed == len(text.prompt)]
+    if ready:
+        _write(forecaster, ready, seconds)
+
+
+def _rewind(text: Text, carry: Floats, forecaster: Forecaster) -> None:
+    """Put a text back to where this batch took it up."""
+    text.carry = carry
+    text.observed, known = text.before
+    del text.tokens[known:]
+    text.watch = StopWatch(text.job.request.stop, _vocabulary(forecaster), text.tokens)
+
+
+def _one_by_one(
+    forecaster: Forecaster, texts: Sequence[Text], budget: TextBudget, seconds: float, batch: Batch
+) -> list[Text]:
+    """Go on with each text alone, all within the time of one batch. Returns those that did not fail."""
+    written = []
+    for text in texts:
+        try:
+            _go_on(forecaster, [text], budget, seconds / len(texts))
+        except Exception as error:  # noqa: BLE001  (whatever it was, it fails this text alone)
+            batch.refuse(text.job, StepFailed(f"the text failed: {error}; the session was not advanced"))
+        else:
+            written.append(text)
+    return written
 
 
 def _observe_prompts(forecaster: Forecaster, texts: Sequence[Text], size: int) -> None:
@@ -311,7 +352,7 @@ def _stage_sessions(slab: Slab, texts: Sequence[Text], batch: Batch, recent_byte
     recent_answers.remember(
         after,
         np.array([text.position - text.start for text in texts]),
-        np.array([text.job.request.digest for text in texts], np.uint64),
+        np.array([text.digest for text in texts], np.uint64),
         np.zeros((len(texts), slab.forecaster.short_answer_size), np.float32),
         {i: _remembered(text) for i, text in enumerate(texts)},
         recent_bytes,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from app.engine.reply import call_reply
-from app.errors import CarryoverError, Overloaded, WorkerUnavailable
+from app.errors import CarryoverError, Overloaded, StepFailed, WorkerUnavailable
 from app.jobs.jobs import Advance, AdvanceMany, Job, SeparateReplies, Watch, Watcher, is_cancelled
 from app.workers.frames import FrameConnection, Kind
 from app.workers.values import PartAnswer, decode
@@ -25,6 +25,7 @@ log = logging.getLogger("carryover.workers")
 
 CONNECT_SECONDS = 0.1  # between two attempts
 ANSWER_SECONDS = 5.0  # for the answer to a question
+NOT_SENT = "the request cannot be sent to the worker that has this session; see the server's log"
 
 
 class Peer:
@@ -84,14 +85,19 @@ class Peer:
             self._answer(job, Overloaded(f"too many requests wait for worker {self.index} already"))
         else:
             self._number += 1
+            is_separate = isinstance(job.reply, SeparateReplies)
+            try:
+                connection.send(Kind.SEPARATE_JOB if is_separate else Kind.JOB, self._number, job)
+            except Exception:
+                log.exception("a job could not be encoded for worker %d", self.index)
+                self._answer(job, StepFailed(NOT_SENT))
+                return
             self._jobs[self._number] = job
             self.idle.clear()
             self._count += len(job.sessions)
             self._nbytes += job.nbytes
             if type(job) is Watch:
                 self._watches[self._number] = job
-            is_separate = isinstance(job.reply, SeparateReplies)
-            connection.send(Kind.SEPARATE_JOB if is_separate else Kind.JOB, self._number, job)
 
     async def ask(self, question: str, *arguments: Any, seconds: float = ANSWER_SECONDS) -> Any:
         """Ask the worker as a whole.
@@ -110,8 +116,8 @@ class Peer:
         self._number += 1
         number = self._number
         answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._questions[number] = answered
         self._connection.send(Kind.QUESTION, number, [question, *arguments])
+        self._questions[number] = answered
         try:
             async with asyncio.timeout(seconds):
                 outcome = await answered

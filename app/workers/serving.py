@@ -31,6 +31,7 @@ from models.arrays import Ints
 
 log = logging.getLogger("carryover.workers")
 
+FAILED = "the server failed; see its log"
 Answer = Callable[..., Awaitable[Any]]
 """Answers a question about the worker as a whole."""
 
@@ -124,18 +125,30 @@ class ServedPeer(FrameConnection):
         except Exception:
             log.exception("a job of another worker could not be submitted")
             release()
-            job.reply(StepFailed("the server failed; see its log"))
+            job.reply(StepFailed(FAILED))
 
     def answer(self, number: int, outcome: Any) -> None:
         """Answer a job as a whole."""
         self._clients.pop(number, None)
-        self.send(Kind.ANSWER, number, outcome)
+        self._send_answer(number, outcome)
 
     def answer_part(self, number: int, part: PartAnswer, *, is_last: bool) -> None:
         """Answer some chunks of a job."""
         if is_last:
             self._clients.pop(number, None)
-        self.send(Kind.PART, number, part)
+        try:
+            self.send(Kind.PART, number, part)
+        except Exception:
+            log.exception("the answer to some chunks of another worker could not be encoded")
+            self.send(Kind.PART, number, PartAnswer(part.indexes, StepFailed(FAILED)))
+
+    def _send_answer(self, number: int, outcome: Any) -> None:
+        """Send an answer. What cannot be encoded is answered, too: the other worker waits for it."""
+        try:
+            self.send(Kind.ANSWER, number, outcome)
+        except Exception:
+            log.exception("an answer to another worker could not be encoded")
+            self.send(Kind.ANSWER, number, StepFailed(FAILED))
 
     def _count(self, job: Job) -> Callable[[], None]:
         """Count chunks in the share of their tenant here. Returns what undoes it."""
@@ -154,8 +167,8 @@ class ServedPeer(FrameConnection):
             outcome = error
         except Exception:
             log.exception("the question %s of another worker could not be answered", question)
-            outcome = StepFailed("the server failed; see its log")
-        self.send(Kind.ANSWER, number, outcome)
+            outcome = StepFailed(FAILED)
+        self._send_answer(number, outcome)
 
     def unwatch(self, watcher: _DistantWatcher) -> None:
         """Stop notifying a watcher."""

@@ -14,10 +14,12 @@ import httpx
 import pytest
 
 from app.engine import step, texts
+from app.jobs.text import TextRequest
 from models.artifact.files import save
 from models.artifact.graph_artifact import GraphArtifact, GraphText
+from models.generation.sampling import TokenSampler
 from tests.helpers import graphs, zoo
-from tests.helpers.faults import until
+from tests.helpers.faults import held, queued, until
 from tests.helpers.locked import Keys
 from tests.helpers.text import LETTERS, text_model
 from tests.protocols.test_watch_socket import receive_events, watch
@@ -432,6 +434,70 @@ async def test_a_repetition_penalty_counts_the_prompt_and_earlier_slices(
         prompt = prompt if again in prompt else again + prompt
         penalised = await generate(service, "e", **greedy, steps=1, prompt=prompt, repetition_penalty=99)
         assert penalised["text"] not in prompt
+
+
+@in_memory
+async def test_a_text_that_fails_is_refused_alone(start_text, store, monkeypatch) -> None:
+    draw, cursed = TokenSampler.draw, 5
+    ask = {"prompt": "q"}  # one letter: after many, a network may forget what it read before them
+
+    def raising(sampler: TokenSampler, logits: Any, positions: Any) -> Any:
+        if (sampler._top_k == cursed).any() and positions.max() > SLICE // 2:  # in the middle of a slice
+            raise RuntimeError("cursed")
+        return draw(sampler, logits, positions)
+
+    async with start_text() as service:
+        first = await generate(service, "first", **ask, seed=0)
+        # The stop comes up in the part of the slice that is written twice.
+        asked = [{"seed": 0, "stop": [first["text"][2:4]]}, {"seed": 1}, {"seed": 2, "keep": False}]
+        for session in ("alone-2", "beside-2"):  # a copy is made of a session that is there
+            await service.http.post("/sessions", json={"id": session})
+        alone = [await generate(service, f"alone-{i}", **ask, **fields) for i, fields in enumerate(asked)]
+        monkeypatch.setattr(TokenSampler, "draw", raising)
+        async with held(service.engine) as release:
+            asks = [
+                service.http.post(f"/sessions/beside-{i}/generate", json=ASK | ask | fields)
+                for i, fields in enumerate([*asked, {"top_k": cursed}])
+            ]
+            answers = [asyncio.ensure_future(ask) for ask in asks]
+            await queued(service.engine, [f"beside-{i}" for i in range(len(asks))])
+            release.set()
+            *beside, refused = await asyncio.gather(*answers)
+        assert (refused.status_code, "cursed" in refused.json()["detail"]) == (500, True)
+        assert (await service.http.get(f"/sessions/beside-{len(asked)}")).status_code == 404
+        assert [answer.status_code for answer in beside] == [200] * len(asked)
+        for one, other in zip(alone, beside, strict=True):
+            for field in ("tokens", "position", "finish"):
+                assert other.json()[field] == one[field]
+        assert alone[0]["finish"] == "stop"
+        moved = [await position(service, f"beside-{i}") for i in range(3)]
+        assert moved == [alone[0]["position"], alone[1]["position"], 0]
+
+
+@in_memory
+async def test_a_request_without_a_digest_fails_alone(start_text, store, monkeypatch) -> None:
+    digest = TextRequest.digest.fget
+
+    def raising(request: TextRequest) -> int:
+        if request.steps == 99:
+            raise OverflowError("cursed")
+        return digest(request)
+
+    monkeypatch.setattr(TextRequest, "digest", property(raising))
+    async with start_text() as service:
+        chunk = {"model": "sine", "observations": [[0.5]]}
+        async with held(service.engine) as release:
+            asks = [
+                service.http.post("/sessions/cursed/generate", json=ASK | {"steps": 99}),
+                service.http.post("/sessions/text/generate", json=ASK),
+                service.http.post("/sessions/chunk/observations", json=chunk),
+            ]
+            answers = [asyncio.ensure_future(ask) for ask in asks]
+            await queued(service.engine, ["cursed", "text", "chunk"])
+            release.set()
+            statuses = [answer.status_code for answer in await asyncio.gather(*answers)]
+        assert statuses == [500, 200, 200]
+        assert (await service.http.get("/sessions/cursed")).status_code == 404
 
 
 @in_memory

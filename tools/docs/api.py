@@ -119,5 +119,9 @@ def kind(schema: dict[str, Any]) -> str:
 def bounds(schema: dict[str, Any]) -> str:
     """Return the bounds of a number or a text."""
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    found = [f"{sign} {schema[name]:g}" for name, sign in signs.items() if name in schema]
+    found = [f"{sign} {_shown(schema[name])}" for name, sign in signs.items() if name in schema]
     return f" {', '.join(found)}" if found else ""
+
+
+def _shown(bound: float) -> str:
+    return str(int(bound)) if bound == int(bound) else f"{bound:g}"

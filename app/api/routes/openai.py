@@ -80,7 +80,7 @@ async def create_completion(request: Request) -> Response:
     if len(stops) > MAX_STOPS:
         raise Unprocessable(f"stop has {len(stops)} texts, more than {MAX_STOPS}", field="stop")
     job = _completion_job(body, stops)
-    check_text_size(job, limits)
+    check_text_size(job, limits, "max_tokens")
     completion = Completion(f"cmpl-{secrets.token_hex(12)}", int(time.time()), stops)
     if not body.stream:
         answer, _ = await write_all(caller, job)

@@ -388,7 +388,9 @@ async def _roll_out(request: Request, id: str, body: ForecastRequest) -> Respons
 async def get_history(
     request: Request,
     id: Id,
-    last: Annotated[int | None, Query(ge=1, description="only the last so many observations")] = None,
+    last: Annotated[
+        int | None, Query(ge=1, le=MAX_POSITION, description="only the last so many observations")
+    ] = None,
     start: Annotated[
         int | None,
         Query(
@@ -396,7 +398,7 @@ async def get_history(
         ),
     ] = None,
     limit: Annotated[
-        int | None, Query(ge=1, description="at most so many observations behind `from`")
+        int | None, Query(ge=1, le=MAX_POSITION, description="at most so many observations behind `from`")
     ] = None,
 ) -> Response:
     """What the session observed last, and what it predicted, as far as this server has kept it in memory."""
