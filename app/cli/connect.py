@@ -20,7 +20,21 @@ KeyFile = Annotated[
         show_default=False,
     ),
 ]
-SessionId = Annotated[str, typer.Argument(help="Id of the session.", show_default=False)]
+
+
+def check_id(given: str | None) -> str | None:
+    """The callback of an option or argument that is a session's id.
+
+    Raises
+    ------
+    BadParameter : it is empty, as an unset variable of a shell is
+    """
+    if given == "":
+        raise typer.BadParameter("the session's id is empty: give it one, such as pump-7")
+    return given
+
+
+SessionId = Annotated[str, typer.Argument(help="Id of the session.", show_default=False, callback=check_id)]
 NewModel = Annotated[
     str | None, typer.Option(help="Model of a session that does not exist yet.", show_default=False)
 ]

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from carryover import Carryover, SessionGone, UnknownSession
+from carryover.files import replace_file
 
 from app.errors import CarryoverError
 
@@ -113,7 +114,7 @@ def import_sessions(server: Carryover, folder: Path) -> Iterator[str]:
             continue
         server.session(session).load(_state_file(folder, session))
         server.forget(session)
-        _replace(mark, json.dumps({"session": session, "list": _list_digest(folder)}).encode())
+        replace_file(mark, json.dumps({"session": session, "list": _list_digest(folder)}).encode())
         yield session
     mark.unlink(missing_ok=True)
 
@@ -157,13 +158,13 @@ def _write_state(server: Carryover, folder: Path, session: str) -> bool:
         server.forget(session)
     path = _state_file(folder, session)
     path.parent.mkdir(exist_ok=True)
-    _replace(path, state)
+    replace_file(path, state)
     return True
 
 
 def _write_list(folder: Path, entries: dict[str, dict[str, Any]]) -> None:
     text = "".join(json.dumps(entries[session]) + "\n" for session in sorted(entries))
-    _replace(folder / LIST_FILE, text.encode())
+    replace_file(folder / LIST_FILE, text.encode())
 
 
 def _interrupted_at(mark: Path, folder: Path) -> str:
@@ -178,13 +179,6 @@ def _interrupted_at(mark: Path, folder: Path) -> str:
 def _list_digest(folder: Path) -> str:
     path = folder / LIST_FILE
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file as a whole: an interruption leaves the one that was there."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)
 
 
 def _state_file(folder: Path, session: str) -> Path:

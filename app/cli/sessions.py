@@ -115,7 +115,10 @@ def reset(
 def fork(
     session: connect.SessionId,
     into: Annotated[
-        str | None, typer.Argument(help="Id of the copy. [default: random]", show_default=False)
+        str | None,
+        typer.Argument(
+            help="Id of the copy. [default: random]", show_default=False, callback=connect.check_id
+        ),
     ] = None,
     as_json: options.Json = False,
     url: connect.Url = DEFAULT_URL,

@@ -9,6 +9,7 @@ import ssl
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import anyio
 import anyio.abc
@@ -130,18 +131,18 @@ class AnswerInPieces:
         self._pieces: Iterator[bytes] = iter(())
 
     def begin(self, request: effects.Request) -> Reply:
-        """Send a request; an older answer is closed. The reply has a body only if it is an error."""
+        """Send a request; an older answer is closed. The reply has a body unless it succeeded."""
         self.close()
         try:
             sent = self._http.build_request(**request_options(request))
             self._response = response = self._http.send(sent, stream=True)
-            if response.status_code >= 400:
+            if not response.is_success:
                 response.read()
                 return reply_of(response)
             self._pieces = response.iter_bytes()
         except BROKEN as error:
             raise unreachable(self._url, error) from error
-        return Reply(response.status_code, b"")
+        return Reply(response.status_code, b"", kind=response.headers.get("content-type", ""))
 
     def more(self) -> bytes:
         """Wait for the next piece; nothing at the end."""
@@ -166,18 +167,18 @@ class AsyncAnswerInPieces:
         self._pieces: AsyncIterator[bytes] | None = None
 
     async def begin(self, request: effects.Request) -> Reply:
-        """Send a request; an older answer is closed. The reply has a body only if it is an error."""
+        """Send a request; an older answer is closed. The reply has a body unless it succeeded."""
         await self.close()
         try:
             sent = self._http.build_request(**request_options(request))
             self._response = response = await self._http.send(sent, stream=True)
-            if response.status_code >= 400:
+            if not response.is_success:
                 await response.aread()
                 return reply_of(response)
             self._pieces = response.aiter_bytes()
         except BROKEN as error:
             raise unreachable(self._url, error) from error
-        return Reply(response.status_code, b"")
+        return Reply(response.status_code, b"", kind=response.headers.get("content-type", ""))
 
     async def more(self) -> bytes:
         """Wait for the next piece; nothing at the end."""
@@ -260,7 +261,10 @@ def request_options(request: effects.Request) -> dict[str, Any]:
 
 def reply_of(response: httpx.Response) -> Reply:
     """Convert httpx's response."""
-    return Reply(response.status_code, response.content, response.headers.get("retry-after"))
+    headers, location = response.headers, None
+    if response.has_redirect_location:
+        location = urljoin(str(response.url), headers["location"])
+    return Reply(response.status_code, response.content, headers.get("retry-after"), location)
 
 
 def unreachable(url: str, error: Exception) -> Unreachable:

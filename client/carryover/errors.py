@@ -253,8 +253,25 @@ class WorkerUnavailable(Unavailable):
     """See the tree."""
 
 
+def redirected(location: str, path: str) -> NotCarryover:
+    """Return the error for a redirect. It is not followed: the key belongs to the address that was given.
+
+    Parameters
+    ----------
+    location : where it leads
+    path : of the request
+    """
+    target = location.partition("?")[0]
+    address = target.removesuffix(path)
+    if address != target and not address.endswith("/"):
+        return NotCarryover(f"redirected to {address}: use that as the address")
+    return NotCarryover(
+        f"redirected to {location}, where no Carryover server is: use the server's own address"
+    )
+
+
 def problem(status: int, body: bytes, retry_after: str | None = None) -> CarryoverError:
-    """Return the error for an answer with a status of 400 or above.
+    """Return the error for an answer that is not a success, and no redirect.
 
     Parameters
     ----------
