@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -17,11 +17,12 @@ import httpx
 
 from carryover import effects
 from carryover.effects import Reply
-from carryover.errors import Unreachable
+from carryover.errors import TlsFailed, Unreachable
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 BROKEN = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError)
 LOST = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError)
+PASSING_TLS_ERRORS = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 READ_BYTES = 65_536
 
 
@@ -44,7 +45,7 @@ class Connection:
             context = self.verify or ssl.create_default_context() if secure else None
             self._socket = context.wrap_socket(plain, server_hostname=host) if context else plain
         except OSError as error:
-            raise unreachable(self.url, error) from error
+            raise not_connected(self.url, error) from error
 
     def write(self, data: bytes) -> None:
         """Send all bytes."""
@@ -89,7 +90,7 @@ class AsyncConnection:
         """Connect; an older connection is closed."""
         await self.close()
         host, port, secure = address(self.url)
-        with _translate_errors(self.url):
+        with _translate_errors(self.url, not_connected):
             with anyio.fail_after(self.timeout):
                 if secure:
                     context = self.verify or ssl.create_default_context()
@@ -196,11 +197,13 @@ class AsyncAnswerInPieces:
 
 
 @contextlib.contextmanager
-def _translate_errors(url: str) -> Iterator[None]:
+def _translate_errors(
+    url: str, translate: Callable[[str, Exception], Unreachable] | None = None
+) -> Iterator[None]:
     try:
         yield
     except (OSError, *LOST) as error:
-        raise unreachable(url, error) from error
+        raise (translate or unreachable)(url, error) from error
 
 
 def server_and_key(url: str | None, key: str | None) -> tuple[str, str | None]:
@@ -269,6 +272,34 @@ def reply_of(response: httpx.Response) -> Reply:
 
 def unreachable(url: str, error: Exception) -> Unreachable:
     """Return the error for a connection that failed."""
+    if isinstance(error, httpx.ConnectError):
+        return not_connected(url, error)
+    return _no_answer(url, error)
+
+
+def not_connected(url: str, error: Exception) -> Unreachable:
+    """Return the error for a connection that was not made."""
+    failure = _lasting_tls_error(error)
+    if failure is None:
+        return _no_answer(url, error)
+    if isinstance(failure, ssl.SSLCertVerificationError):
+        return TlsFailed(
+            f"the certificate of {url} does not verify: {failure.verify_message or failure}. If you trust "
+            "it, name a file with the certificate of its authority in the variable SSL_CERT_FILE"
+        )
+    return TlsFailed(f"no TLS with {url}: {failure}. Without TLS the address begins with http://")
+
+
+def _lasting_tls_error(error: BaseException | None) -> ssl.SSLError | None:
+    """The TLS error behind an error, unless it is that of a server that stops or starts."""
+    while error is not None and not isinstance(error, ssl.SSLError):
+        error = error.__cause__ or error.__context__
+    if isinstance(error, PASSING_TLS_ERRORS) or "INTERNAL_ERROR" in (getattr(error, "reason", None) or ""):
+        return None
+    return error
+
+
+def _no_answer(url: str, error: Exception) -> Unreachable:
     return Unreachable(f"no answer from {url}: {str(error) or type(error).__name__}; is the server running?")
 
 

@@ -4,6 +4,7 @@ CarryoverError
 ├── ExportError              a PyTorch module that cannot become an artifact
 ├── CannotResume             a source cannot go on in a session: its last rows are not those applied last
 ├── Unreachable              no answer from the server
+│   └── TlsFailed            no TLS with the server, and none at another attempt: it is not retried
 ├── NotCarryover             the answer is not that of a Carryover server
 └── Problem                  the server refused the request; its reason is in the message
     ├── Malformed            the body is not JSON, or not in the declared format
@@ -72,6 +73,7 @@ __all__ = [
     "StepFailed",
     "Stopping",
     "StoreFailed",
+    "TlsFailed",
     "TooLarge",
     "TooManySessions",
     "Unauthorized",
@@ -102,6 +104,10 @@ class CannotResume(CarryoverError):
 
 class Unreachable(CarryoverError):
     """No answer came. The server may have applied the request; sending the same request again is safe."""
+
+
+class TlsFailed(Unreachable):
+    """The TLS handshake failed as it will each time: no TLS there, or a certificate that does not verify."""
 
 
 class NotCarryover(CarryoverError):
