@@ -105,6 +105,7 @@ def import_sessions(server: Carryover, folder: Path) -> Iterator[str]:
     ------
     BackupFailed, OSError, carryover.CarryoverError
     """
+    check_backup(folder)
     mark = folder / f"imported.{re.sub('[^A-Za-z0-9.]+', '-', server.url.partition('://')[2])}"
     entries = read_session_list(folder)
     last = _interrupted_at(mark, folder)
@@ -119,6 +120,20 @@ def import_sessions(server: Carryover, folder: Path) -> Iterator[str]:
     mark.unlink(missing_ok=True)
 
 
+def check_backup(folder: Path) -> None:
+    """Check that a folder is a backup. That of a server without sessions has a list, too.
+
+    Raises
+    ------
+    BackupFailed : it has no list of sessions
+    """
+    if not (folder / LIST_FILE).is_file():
+        raise BackupFailed(
+            f"{folder} is no backup: it has no {LIST_FILE}. A backup is a folder with {LIST_FILE} and "
+            f"{STATES_FOLDER}/, as `carryover sessions export` writes it"
+        )
+
+
 def read_session_list(folder: Path) -> list[dict[str, Any]]:
     """The entries of the folder's list, in the order of the ids; an incomplete last line is removed from it.
 
@@ -129,11 +144,11 @@ def read_session_list(folder: Path) -> list[dict[str, Any]]:
     path = folder / LIST_FILE
     if not path.exists():
         return []
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole, encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            path.write_text(whole, encoding="utf-8")
         entries = [json.loads(line) for line in whole.splitlines()]
         if any(not isinstance(entry["session"], str) for entry in entries):
             raise TypeError

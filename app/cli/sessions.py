@@ -185,6 +185,7 @@ def import_(
     """
     from app.cli import session_backup
 
+    session_backup.check_backup(folder)
     with connect.client(url, key_file) as server:
         count = _count(
             session_backup.import_sessions(server, folder), len(session_backup.read_session_list(folder))
