@@ -49,8 +49,12 @@ def client(url: str, key_file: Path | None, patience: float = 0.0) -> Carryover:
     patience : for how many seconds to retry while the server does not answer
     """
     from carryover import Carryover
+    from carryover.connection import read_key
 
-    key = "" if key_file is None else key_file.expanduser().read_text(encoding="utf-8").strip()
+    try:
+        key = "" if key_file is None else read_key(key_file, str(key_file))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--key-file") from None
     try:
         return Carryover(url, key=key, retry=patience)
     except ValueError as error:

@@ -213,17 +213,36 @@ def server_and_key(url: str | None, key: str | None) -> tuple[str, str | None]:
 
     Raises
     ------
-    ValueError : the file of the key cannot be read
+    ValueError : the file of the key has no key
     """
     url = url or os.environ.get("CARRYOVER_URL") or DEFAULT_URL
     file = os.environ.get("CARRYOVER_KEY_FILE")
     if key is None and file:
-        try:
-            key = Path(file).expanduser().read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise ValueError(f"CARRYOVER_KEY_FILE={file} cannot be read: {reason}") from error
+        key = read_key(file, f"CARRYOVER_KEY_FILE={file}")
     return url, key or None
+
+
+def read_key(file: str | Path, name: str) -> str:
+    """Read the token of an API key.
+
+    Parameters
+    ----------
+    name : of the file, for an error
+
+    Raises
+    ------
+    ValueError : the file cannot be read, or has something else
+    """
+    try:
+        token = Path(file).expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ValueError(f"{name} cannot be read: {reason}") from error
+    if not token:
+        raise ValueError(f"{name} is empty: write the token of an API key into the file")
+    if not (token.isascii() and token.isprintable()):
+        raise ValueError(f"{name} is no key: the file must have the token of an API key and nothing else")
+    return token
 
 
 def http_options(url: str, key: str | None, timeout: float, verify: ssl.SSLContext | None) -> dict[str, Any]:
