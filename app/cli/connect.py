@@ -54,6 +54,8 @@ def client(url: str, key_file: Path | None, patience: float = 0.0) -> Carryover:
     try:
         key = "" if key_file is None else read_key(key_file, str(key_file))
     except ValueError as error:
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from None
         raise typer.BadParameter(str(error), param_hint="--key-file") from None
     try:
         return Carryover(url, key=key, retry=patience)
