@@ -20,7 +20,21 @@ KeyFile = Annotated[
         show_default=False,
     ),
 ]
-SessionId = Annotated[str, typer.Argument(help="Id of the session.", show_default=False)]
+
+
+def check_id(given: str | None) -> str | None:
+    """The callback of an option or argument that is a session's id.
+
+    Raises
+    ------
+    BadParameter : it is empty, as an unset variable of a shell is
+    """
+    if given == "":
+        raise typer.BadParameter("the session's id is empty: give it one, such as pump-7")
+    return given
+
+
+SessionId = Annotated[str, typer.Argument(help="Id of the session.", show_default=False, callback=check_id)]
 NewModel = Annotated[
     str | None, typer.Option(help="Model of a session that does not exist yet.", show_default=False)
 ]
@@ -35,8 +49,14 @@ def client(url: str, key_file: Path | None, patience: float = 0.0) -> Carryover:
     patience : for how many seconds to retry while the server does not answer
     """
     from carryover import Carryover
+    from carryover.connection import read_key
 
-    key = "" if key_file is None else key_file.expanduser().read_text(encoding="utf-8").strip()
+    try:
+        key = "" if key_file is None else read_key(key_file, str(key_file))
+    except ValueError as error:
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from None
+        raise typer.BadParameter(str(error), param_hint="--key-file") from None
     try:
         return Carryover(url, key=key, retry=patience)
     except ValueError as error:

@@ -38,6 +38,7 @@ def connect_broker(
             help="Id of a message's session: {topic}, {1} for the first + of the filter; {stream}, or a "
             "field of an entry.",
             show_default=False,
+            callback=connect.check_id,
         ),
     ],
     model: Annotated[

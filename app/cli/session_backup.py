@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from carryover import Carryover, SessionGone, UnknownSession
+from carryover.files import replace_file
 
 from app.errors import CarryoverError
 
@@ -104,6 +105,7 @@ def import_sessions(server: Carryover, folder: Path) -> Iterator[str]:
     ------
     BackupFailed, OSError, carryover.CarryoverError
     """
+    check_backup(folder)
     mark = folder / f"imported.{re.sub('[^A-Za-z0-9.]+', '-', server.url.partition('://')[2])}"
     entries = read_session_list(folder)
     last = _interrupted_at(mark, folder)
@@ -113,9 +115,23 @@ def import_sessions(server: Carryover, folder: Path) -> Iterator[str]:
             continue
         server.session(session).load(_state_file(folder, session))
         server.forget(session)
-        _replace(mark, json.dumps({"session": session, "list": _list_digest(folder)}).encode())
+        replace_file(mark, json.dumps({"session": session, "list": _list_digest(folder)}).encode())
         yield session
     mark.unlink(missing_ok=True)
+
+
+def check_backup(folder: Path) -> None:
+    """Check that a folder is a backup. That of a server without sessions has a list, too.
+
+    Raises
+    ------
+    BackupFailed : it has no list of sessions
+    """
+    if not (folder / LIST_FILE).is_file():
+        raise BackupFailed(
+            f"{folder} is no backup: it has no {LIST_FILE}. A backup is a folder with {LIST_FILE} and "
+            f"{STATES_FOLDER}/, as `carryover sessions export` writes it"
+        )
 
 
 def read_session_list(folder: Path) -> list[dict[str, Any]]:
@@ -128,11 +144,11 @@ def read_session_list(folder: Path) -> list[dict[str, Any]]:
     path = folder / LIST_FILE
     if not path.exists():
         return []
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole, encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            path.write_text(whole, encoding="utf-8")
         entries = [json.loads(line) for line in whole.splitlines()]
         if any(not isinstance(entry["session"], str) for entry in entries):
             raise TypeError
@@ -157,13 +173,13 @@ def _write_state(server: Carryover, folder: Path, session: str) -> bool:
         server.forget(session)
     path = _state_file(folder, session)
     path.parent.mkdir(exist_ok=True)
-    _replace(path, state)
+    replace_file(path, state)
     return True
 
 
 def _write_list(folder: Path, entries: dict[str, dict[str, Any]]) -> None:
     text = "".join(json.dumps(entries[session]) + "\n" for session in sorted(entries))
-    _replace(folder / LIST_FILE, text.encode())
+    replace_file(folder / LIST_FILE, text.encode())
 
 
 def _interrupted_at(mark: Path, folder: Path) -> str:
@@ -178,13 +194,6 @@ def _interrupted_at(mark: Path, folder: Path) -> str:
 def _list_digest(folder: Path) -> str:
     path = folder / LIST_FILE
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file as a whole: an interruption leaves the one that was there."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)
 
 
 def _state_file(folder: Path, session: str) -> Path:

@@ -115,7 +115,10 @@ def reset(
 def fork(
     session: connect.SessionId,
     into: Annotated[
-        str | None, typer.Argument(help="Id of the copy. [default: random]", show_default=False)
+        str | None,
+        typer.Argument(
+            help="Id of the copy. [default: random]", show_default=False, callback=connect.check_id
+        ),
     ] = None,
     as_json: options.Json = False,
     url: connect.Url = DEFAULT_URL,
@@ -182,6 +185,7 @@ def import_(
     """
     from app.cli import session_backup
 
+    session_backup.check_backup(folder)
     with connect.client(url, key_file) as server:
         count = _count(
             session_backup.import_sessions(server, folder), len(session_backup.read_session_list(folder))

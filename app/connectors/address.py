@@ -67,5 +67,7 @@ def parse_address(text: str, password_file: Path | None = None, ca_file: Path | 
     password = os.environ.get(PASSWORD)
     if password_file is not None:
         password = password_file.read_text(encoding="utf-8").rstrip("\r\n")
+        if not password:
+            raise ConfigError(f"{password_file} is empty: write the broker's password into it")
     user = None if parsed.username is None else unquote(parsed.username)
     return Address(scheme, host, port or PORTS[scheme], user, path, password, ca_file)

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import anyio
+import anyio.to_thread
 import httpx
 
 from carryover import audio, bulk, effects, events, plans, streaming, texts
@@ -27,6 +28,7 @@ from carryover.connection import (
 from carryover.effects import Plan
 from carryover.errors import Unreachable
 from carryover.events import Event
+from carryover.files import replace_file
 from carryover.observations import (
     Chunk,
     batched,
@@ -379,8 +381,8 @@ class AsyncSession:
         return await self.service._run(plans.export(self._cursor, self.service._retry))
 
     async def save(self, path: str | Path) -> None:
-        """Write the session's state to a file."""
-        await anyio.Path(path).write_bytes(await self.state())
+        """Write the session's state to a file. A file that was there stays until the new one is whole."""
+        await anyio.to_thread.run_sync(replace_file, path, await self.state())
 
     async def load(self, source: str | Path | bytes) -> SessionInfo:
         """Give the session a saved state; it is created if it does not exist."""

@@ -6,9 +6,10 @@ import contextlib
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import anyio
 import anyio.abc
@@ -16,11 +17,12 @@ import httpx
 
 from carryover import effects
 from carryover.effects import Reply
-from carryover.errors import Unreachable
+from carryover.errors import TlsFailed, Unreachable
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 BROKEN = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError)
 LOST = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError)
+PASSING_TLS_ERRORS = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 READ_BYTES = 65_536
 
 
@@ -43,7 +45,7 @@ class Connection:
             context = self.verify or ssl.create_default_context() if secure else None
             self._socket = context.wrap_socket(plain, server_hostname=host) if context else plain
         except OSError as error:
-            raise unreachable(self.url, error) from error
+            raise not_connected(self.url, error) from error
 
     def write(self, data: bytes) -> None:
         """Send all bytes."""
@@ -88,7 +90,7 @@ class AsyncConnection:
         """Connect; an older connection is closed."""
         await self.close()
         host, port, secure = address(self.url)
-        with _translate_errors(self.url):
+        with _translate_errors(self.url, not_connected):
             with anyio.fail_after(self.timeout):
                 if secure:
                     context = self.verify or ssl.create_default_context()
@@ -130,18 +132,18 @@ class AnswerInPieces:
         self._pieces: Iterator[bytes] = iter(())
 
     def begin(self, request: effects.Request) -> Reply:
-        """Send a request; an older answer is closed. The reply has a body only if it is an error."""
+        """Send a request; an older answer is closed. The reply has a body unless it succeeded."""
         self.close()
         try:
             sent = self._http.build_request(**request_options(request))
             self._response = response = self._http.send(sent, stream=True)
-            if response.status_code >= 400:
+            if not response.is_success:
                 response.read()
                 return reply_of(response)
             self._pieces = response.iter_bytes()
         except BROKEN as error:
             raise unreachable(self._url, error) from error
-        return Reply(response.status_code, b"")
+        return Reply(response.status_code, b"", kind=response.headers.get("content-type", ""))
 
     def more(self) -> bytes:
         """Wait for the next piece; nothing at the end."""
@@ -166,18 +168,18 @@ class AsyncAnswerInPieces:
         self._pieces: AsyncIterator[bytes] | None = None
 
     async def begin(self, request: effects.Request) -> Reply:
-        """Send a request; an older answer is closed. The reply has a body only if it is an error."""
+        """Send a request; an older answer is closed. The reply has a body unless it succeeded."""
         await self.close()
         try:
             sent = self._http.build_request(**request_options(request))
             self._response = response = await self._http.send(sent, stream=True)
-            if response.status_code >= 400:
+            if not response.is_success:
                 await response.aread()
                 return reply_of(response)
             self._pieces = response.aiter_bytes()
         except BROKEN as error:
             raise unreachable(self._url, error) from error
-        return Reply(response.status_code, b"")
+        return Reply(response.status_code, b"", kind=response.headers.get("content-type", ""))
 
     async def more(self) -> bytes:
         """Wait for the next piece; nothing at the end."""
@@ -195,11 +197,13 @@ class AsyncAnswerInPieces:
 
 
 @contextlib.contextmanager
-def _translate_errors(url: str) -> Iterator[None]:
+def _translate_errors(
+    url: str, translate: Callable[[str, Exception], Unreachable] | None = None
+) -> Iterator[None]:
     try:
         yield
     except (OSError, *LOST) as error:
-        raise unreachable(url, error) from error
+        raise (translate or unreachable)(url, error) from error
 
 
 def server_and_key(url: str | None, key: str | None) -> tuple[str, str | None]:
@@ -209,17 +213,36 @@ def server_and_key(url: str | None, key: str | None) -> tuple[str, str | None]:
 
     Raises
     ------
-    ValueError : the file of the key cannot be read
+    ValueError : the file of the key has no key
     """
     url = url or os.environ.get("CARRYOVER_URL") or DEFAULT_URL
     file = os.environ.get("CARRYOVER_KEY_FILE")
     if key is None and file:
-        try:
-            key = Path(file).expanduser().read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise ValueError(f"CARRYOVER_KEY_FILE={file} cannot be read: {reason}") from error
+        key = read_key(file, f"CARRYOVER_KEY_FILE={file}")
     return url, key or None
+
+
+def read_key(file: str | Path, name: str) -> str:
+    """Read the token of an API key.
+
+    Parameters
+    ----------
+    name : of the file, for an error
+
+    Raises
+    ------
+    ValueError : the file cannot be read, or has something else
+    """
+    try:
+        token = Path(file).expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ValueError(f"{name} cannot be read: {reason}") from error
+    if not token:
+        raise ValueError(f"{name} is empty: write the token of an API key into the file")
+    if not (token.isascii() and token.isprintable()):
+        raise ValueError(f"{name} is no key: the file must have the token of an API key and nothing else")
+    return token
 
 
 def http_options(url: str, key: str | None, timeout: float, verify: ssl.SSLContext | None) -> dict[str, Any]:
@@ -260,11 +283,42 @@ def request_options(request: effects.Request) -> dict[str, Any]:
 
 def reply_of(response: httpx.Response) -> Reply:
     """Convert httpx's response."""
-    return Reply(response.status_code, response.content, response.headers.get("retry-after"))
+    headers, location = response.headers, None
+    if response.has_redirect_location:
+        location = urljoin(str(response.url), headers["location"])
+    return Reply(response.status_code, response.content, headers.get("retry-after"), location)
 
 
 def unreachable(url: str, error: Exception) -> Unreachable:
     """Return the error for a connection that failed."""
+    if isinstance(error, httpx.ConnectError):
+        return not_connected(url, error)
+    return _no_answer(url, error)
+
+
+def not_connected(url: str, error: Exception) -> Unreachable:
+    """Return the error for a connection that was not made."""
+    failure = _lasting_tls_error(error)
+    if failure is None:
+        return _no_answer(url, error)
+    if isinstance(failure, ssl.SSLCertVerificationError):
+        return TlsFailed(
+            f"the certificate of {url} does not verify: {failure.verify_message or failure}. If you trust "
+            "it, name a file with the certificate of its authority in the variable SSL_CERT_FILE"
+        )
+    return TlsFailed(f"no TLS with {url}: {failure}. Without TLS the address begins with http://")
+
+
+def _lasting_tls_error(error: BaseException | None) -> ssl.SSLError | None:
+    """The TLS error behind an error, unless it is that of a server that stops or starts."""
+    while error is not None and not isinstance(error, ssl.SSLError):
+        error = error.__cause__ or error.__context__
+    if isinstance(error, PASSING_TLS_ERRORS) or "INTERNAL_ERROR" in (getattr(error, "reason", None) or ""):
+        return None
+    return error
+
+
+def _no_answer(url: str, error: Exception) -> Unreachable:
     return Unreachable(f"no answer from {url}: {str(error) or type(error).__name__}; is the server running?")
 
 

@@ -30,11 +30,22 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An HTTP response."""
+    """An HTTP response.
+
+    location : where a redirect leads, as a whole address
+    kind : the content type; None if nobody has looked
+    """
 
     status: int
     body: bytes
     retry_after: str | None = None
+    location: str | None = None
+    kind: str | None = None
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the server did what was asked. A redirect says that it did not."""
+        return 200 <= self.status < 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +79,7 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """Send an HTTP request whose answer comes in pieces. The result is a `Reply`; only errors have a body."""
+    """Send an HTTP request whose answer comes in pieces. The result is a `Reply`; a success has no body."""
 
     request: Request
 

@@ -4,6 +4,7 @@ CarryoverError
 ├── ExportError              a PyTorch module that cannot become an artifact
 ├── CannotResume             a source cannot go on in a session: its last rows are not those applied last
 ├── Unreachable              no answer from the server
+│   └── TlsFailed            no TLS with the server, and none at another attempt: it is not retried
 ├── NotCarryover             the answer is not that of a Carryover server
 └── Problem                  the server refused the request; its reason is in the message
     ├── Malformed            the body is not JSON, or not in the declared format
@@ -72,6 +73,7 @@ __all__ = [
     "StepFailed",
     "Stopping",
     "StoreFailed",
+    "TlsFailed",
     "TooLarge",
     "TooManySessions",
     "Unauthorized",
@@ -102,6 +104,10 @@ class CannotResume(CarryoverError):
 
 class Unreachable(CarryoverError):
     """No answer came. The server may have applied the request; sending the same request again is safe."""
+
+
+class TlsFailed(Unreachable):
+    """The TLS handshake failed as it will each time: no TLS there, or a certificate that does not verify."""
 
 
 class NotCarryover(CarryoverError):
@@ -253,8 +259,25 @@ class WorkerUnavailable(Unavailable):
     """See the tree."""
 
 
+def redirected(location: str, path: str) -> NotCarryover:
+    """Return the error for a redirect. It is not followed: the key belongs to the address that was given.
+
+    Parameters
+    ----------
+    location : where it leads
+    path : of the request
+    """
+    target = location.partition("?")[0]
+    address = target.removesuffix(path)
+    if address != target and not address.endswith("/"):
+        return NotCarryover(f"redirected to {address}: use that as the address")
+    return NotCarryover(
+        f"redirected to {location}, where no Carryover server is: use the server's own address"
+    )
+
+
 def problem(status: int, body: bytes, retry_after: str | None = None) -> CarryoverError:
-    """Return the error for an answer with a status of 400 or above.
+    """Return the error for an answer that is not a success, and no redirect.
 
     Parameters
     ----------

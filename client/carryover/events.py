@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from carryover.effects import CLOSE, MORE, Begin, Emit, Plan, Reply, Request, Sleep
-from carryover.errors import CarryoverError, NotCarryover, Unavailable, Unreachable, problem
+from carryover import wire
+from carryover.effects import CLOSE, MORE, Begin, Emit, Plan, Request, Sleep
+from carryover.errors import CarryoverError, NotCarryover, Unavailable, Unreachable
 from carryover.retry import Pauses, RetryPolicy
 from carryover.sse import CONTENT, Blocks
 from carryover.tables import parse_time
@@ -61,9 +62,8 @@ def events(last_id: str | None, retry: RetryPolicy) -> Plan[None]:
 
 def _follow(reading: _Reading, pauses: Pauses) -> Plan[None]:
     """Emit what comes over one connection, until it is lost."""
-    reply: Reply = yield Begin(reading.request())
-    if reply.status >= 400:
-        raise problem(reply.status, reply.body, reply.retry_after)
+    request = reading.request()
+    wire.check_stream(request, (yield Begin(request)))
     blocks = Blocks()
     while True:
         for block in blocks.feed((yield MORE)):

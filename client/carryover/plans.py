@@ -16,7 +16,6 @@ from carryover.errors import (
     UnknownModel,
     UnknownSession,
     Unreachable,
-    problem,
 )
 from carryover.named import Naming, names_of
 from carryover.observations import Chunk, chunk_of, future_chunk
@@ -45,9 +44,9 @@ def send(request: Request, retry: RetryPolicy, attempts: Attempts | None = None)
             if attempts is not None:
                 attempts.unanswered = True
         else:
-            if reply.status < 400:
+            if reply.succeeded:
                 return reply
-            failure = problem(reply.status, reply.body, reply.retry_after)
+            failure = wire.failure(request, reply)
             if not isinstance(failure, Unavailable):
                 raise failure
         pauses = pauses or Pauses(retry)
@@ -129,7 +128,7 @@ def delete(cursor: Cursor, retry: RetryPolicy) -> Plan[None]:
     """Delete the session. If an unanswered attempt has deleted it already, that is not an error."""
     attempts = Attempts()
     try:
-        yield from send(wire.delete(cursor), retry, attempts)
+        wire.check_deleted((yield from send(wire.delete(cursor), retry, attempts)))
     except ABSENT:
         if not attempts.unanswered:
             raise
@@ -164,8 +163,7 @@ def history(
 
 def export(cursor: Cursor, retry: RetryPolicy) -> Plan[bytes]:
     """Return the session's state, as the bytes of a safetensors file."""
-    reply = yield from send(wire.export(cursor), retry)
-    return reply.body
+    return wire.parse_state((yield from send(wire.export(cursor), retry)))
 
 
 def load(cursor: Cursor, state: bytes, retry: RetryPolicy) -> Plan[SessionInfo]:

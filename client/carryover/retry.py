@@ -7,12 +7,13 @@ disconnected at once, a pause drawn evenly between zero and the doubled bound ca
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from carryover.errors import CarryoverError, Unavailable
+from carryover.errors import CarryoverError, TlsFailed, Unavailable
 
 log = logging.getLogger("carryover")
 
@@ -53,8 +54,10 @@ class Pauses:
 
         Raises
         ------
-        CarryoverError : the given error, when the policy's time is over
+        CarryoverError : the given error, when the policy's time is over, or when no time mends it
         """
+        if isinstance(error, TlsFailed):
+            raise error
         policy, now = self._policy, self._policy.clock()
         if not self._failures:
             self._since = now
@@ -64,5 +67,10 @@ class Pauses:
         if now + pause - self._since > policy.seconds:
             raise error
         self._failures += 1
-        log.log(logging.WARNING if self._failures == 1 else logging.DEBUG, "trying again: %s", error)
+        level = logging.WARNING if self._failures == 1 else logging.DEBUG
+        log.log(level, "trying again%s: %s", _limit_text(policy.seconds), error)
         return pause
+
+
+def _limit_text(seconds: float) -> str:
+    return f" for up to {seconds:g} s" if math.isfinite(seconds) else ""

@@ -27,6 +27,7 @@ from carryover.connection import (
 from carryover.effects import Plan
 from carryover.errors import Unreachable
 from carryover.events import Event
+from carryover.files import replace_file
 from carryover.observations import (
     Chunk,
     batched,
@@ -539,8 +540,8 @@ class Session:
         return self.service._run(plans.export(self._cursor, self.service._retry))
 
     def save(self, path: str | Path) -> None:
-        """Write the session's state to a file."""
-        Path(path).write_bytes(self.state())
+        """Write the session's state to a file. A file that was there stays until the new one is whole."""
+        replace_file(path, self.state())
 
     def load(self, source: str | Path | bytes) -> SessionInfo:
         """Give the session a saved state; it is created if it does not exist."""

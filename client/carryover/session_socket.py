@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urljoin
 
 from carryover import errors, wire
 from carryover.effects import CLOSE, OPEN, READ, Plan, Write
-from carryover.errors import CarryoverError, Unavailable, Unreachable, problem
+from carryover.errors import CarryoverError, Unavailable, Unreachable, problem, redirected
 
 try:
     from websockets.client import ClientProtocol
@@ -98,7 +99,9 @@ def open_socket(url: str, key: str | None) -> Plan[SessionSocket]:
     events: list[Any] = []
     while not events:
         events = yield from _events(protocol)
-    _check(events[0], protocol)
+        if not events and protocol.handshake_exc is not None:
+            raise SocketUnavailable(f"the server refused the WebSocket handshake: {protocol.handshake_exc}")
+    _check(events[0], protocol, url)
     session_socket = SessionSocket(protocol)
     session_socket._events = events[1:]
     (data, _), *_ = yield from session_socket.receive()
@@ -115,13 +118,21 @@ def _events(protocol: ClientProtocol) -> Plan[list[Any]]:
     return protocol.events_received()
 
 
-def _check(response: Any, protocol: ClientProtocol) -> None:
+def _check(response: Any, protocol: ClientProtocol, url: str) -> None:
     """Raise the error of a refused handshake."""
     if not isinstance(response, Response):
         raise SocketUnavailable("the answer to the WebSocket handshake is not HTTP")
     if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS and protocol.handshake_exc is None:
         return
-    error = problem(response.status_code, bytes(response.body or b""), response.headers.get("Retry-After"))
+    error = _failure(response, url)
     if isinstance(error, PERMANENT):
         raise error
     raise SocketUnavailable(f"the server refused the WebSocket handshake: {error}")
+
+
+def _failure(response: Response, url: str) -> CarryoverError:
+    location = response.headers.get("Location")
+    if 300 <= response.status_code < 400 and location is not None:
+        _, route, rest = url.rpartition("/sessions/")
+        return redirected(urljoin(url, location), route + rest)
+    return problem(response.status_code, bytes(response.body or b""), response.headers.get("Retry-After"))

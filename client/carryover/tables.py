@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from html import escape
+from importlib.util import find_spec
 from typing import Any
 
 LIBRARIES = ("pandas", "polars")
@@ -30,10 +31,12 @@ def frame(columns: Mapping[str, Sequence[Any]], index: Sequence[Any], name: str,
     Raises
     ------
     ValueError : another library
-    ImportError : the library is not installed
+    ImportError : the library is not installed; the message says how to install it
     """
     if library not in LIBRARIES:
         raise ValueError(f"library must be {' or '.join(LIBRARIES)}, not {library!r}")
+    if find_spec(library) is None:
+        raise ModuleNotFoundError(f"{library} is not installed: pip install {library}", name=library)
     if library == "polars":
         import polars as pl
 

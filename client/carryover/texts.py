@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from carryover import wire
-from carryover.effects import CLOSE, MORE, Begin, Emit, Plan, Reply, Request, Sleep
-from carryover.errors import CarryoverError, Unavailable, Unreachable, problem, refusal
+from carryover.effects import CLOSE, MORE, Begin, Emit, Plan, Request, Sleep
+from carryover.errors import CarryoverError, Unavailable, Unreachable, refusal
 from carryover.plans import locate
 from carryover.retry import Pauses, RetryPolicy
 from carryover.sse import CONTENT, Blocks
@@ -79,9 +79,8 @@ def generate(cursor: Cursor, fields: Mapping[str, Any], retry: RetryPolicy) -> P
 
 def _follow(text: _Text, pauses: Pauses) -> Plan[None]:
     """Emit what comes over one connection."""
-    reply: Reply = yield Begin(text.rest())
-    if reply.status >= 400:
-        raise problem(reply.status, reply.body, reply.retry_after)
+    request = text.rest()
+    wire.check_stream(request, (yield Begin(request)))
     blocks = Blocks()
     while True:
         for block in blocks.feed((yield MORE)):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Literal
 from urllib.parse import quote
 
 from carryover.effects import Reply, Request
-from carryover.errors import NotCarryover
+from carryover.errors import CarryoverError, NotCarryover, problem, redirected
 from carryover.observations import Chunk, match_kind
+from carryover.sse import CONTENT
 from carryover.tables import parse_times
 from carryover.values import (
     FORECAST_FIELDS,
@@ -43,6 +45,11 @@ class Cursor:
     position: int | None = None
     epoch: str | None = None
     model_confirmed: bool = False
+
+    def __post_init__(self) -> None:
+        # Without an id, a path names another resource: all sessions.
+        if not self.session:
+            raise ValueError("the session's id is empty: give it one, such as 'pump-7'")
 
     def update(self, answer: Mapping[str, Any] | Answer) -> None:
         """Take over position, epoch and model from an answer."""
@@ -274,6 +281,51 @@ def _post(path: str, body: Mapping[str, Any]) -> Request:
 # Answers.
 
 
+def failure(request: Request, reply: Reply) -> CarryoverError:
+    """Return the error of a reply that is not a success."""
+    if reply.location is not None:
+        return redirected(reply.location, request.path)
+    return problem(reply.status, reply.body, reply.retry_after)
+
+
+def check_stream(request: Request, reply: Reply) -> None:
+    """Check that a reply begins a stream of events.
+
+    Raises
+    ------
+    CarryoverError : it does not
+    """
+    if not reply.succeeded:
+        raise failure(request, reply)
+    if reply.kind is not None and not reply.kind.startswith(CONTENT):
+        raise NotCarryover(f"the answer is no stream of events but {reply.kind or 'of no type'}")
+
+
+def check_deleted(reply: Reply) -> None:
+    """Check that a reply says that a session is deleted.
+
+    Raises
+    ------
+    NotCarryover : it is something else
+    """
+    if reply.status != HTTPStatus.NO_CONTENT:
+        raise NotCarryover(
+            f"the answer to a delete has status {reply.status}, not 204: nothing may be deleted"
+        )
+
+
+def parse_state(reply: Reply) -> bytes:
+    """Return a session's state: a safetensors file, which has the size of its JSON header in front.
+
+    Raises
+    ------
+    NotCarryover : it is something else
+    """
+    if reply.body[8:9] != b"{":
+        raise NotCarryover(f"the answer is not the state of a session: {_beginning(reply.body)!r}")
+    return reply.body
+
+
 def reply_object(reply: Reply) -> dict[str, Any]:
     """Parse a reply's body as a JSON object.
 
@@ -296,8 +348,12 @@ def parse_object(data: bytes | str) -> dict[str, Any]:
     except ValueError:
         parsed = None
     if not isinstance(parsed, dict):
-        raise NotCarryover(f"the answer is not a JSON object: {str(data[:80])!r}")
+        raise NotCarryover(f"the answer is not a JSON object: {_beginning(data)!r}")
     return parsed
+
+
+def _beginning(data: bytes | str) -> str:
+    return data[:80].decode("utf-8", "replace") if isinstance(data, bytes) else data[:80]
 
 
 def parse_answer(fields: Mapping[str, Any], cursor: Cursor, chunk: Chunk) -> Answer:

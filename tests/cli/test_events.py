@@ -10,7 +10,7 @@ from typing import Any
 import carryover
 import pytest
 
-from app.cli import run
+from app.cli import connect, run
 from tests.helpers.faults import until
 from tests.helpers.zoo import series
 
@@ -57,6 +57,13 @@ def test_the_interrupt_of_an_endless_stream_is_no_failure(monkeypatch, capsys):
     monkeypatch.setattr(carryover.Carryover, "events", interrupted)
     assert run(["events"]) == 0
     assert capsys.readouterr().out == "2026-01-02 03:04:05Z  alert  north/s at 3: why\n"
+
+
+def test_a_command_that_waits_for_a_server_says_how_long(monkeypatch, caplog, capsys):
+    monkeypatch.setattr(connect, "PATIENCE_SECONDS", 0.2)
+    assert run(["events", "--url", "http://127.0.0.1:1"]) == 1
+    assert caplog.messages[0].startswith("trying again for up to 0.2 s: no answer from http://127.0.0.1:1: ")
+    assert "no answer from http://127.0.0.1:1" in capsys.readouterr().err
 
 
 def test_two_ways_to_begin_are_refused(capsys):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from carryover import Carryover
 
-from app.cli import session_backup
+from app.cli import run, session_backup
 from app.cli.session_backup import BackupFailed, ExportCounts
 
 pytestmark = pytest.mark.anyio
@@ -154,3 +154,23 @@ async def test_a_folder_that_is_not_an_export_is_refused(tmp_path: Path):
     (tmp_path / session_backup.LIST_FILE).write_text("not json\n")
     with pytest.raises(BackupFailed, match="not a list of sessions"):
         session_backup.read_session_list(tmp_path)
+    (tmp_path / session_backup.LIST_FILE).write_bytes(b"\xff\n")
+    with pytest.raises(BackupFailed, match="not a list of sessions"):
+        session_backup.read_session_list(tmp_path)
+
+
+def test_an_import_of_a_folder_that_is_no_backup_says_what_one_has(tmp_path: Path, capsys):
+    (tmp_path / "file").touch()
+    for place in (tmp_path, tmp_path / "file"):  # before the server is asked, which does not exist
+        assert run(["sessions", "import", str(place), "--url", "http://127.0.0.1:1"]) == 1
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert f"{place} is no backup: it has no sessions.jsonl. A backup is a folder with" in captured.err
+
+
+async def test_the_backup_of_a_server_without_sessions_is_one(start_hot, tmp_path: Path):
+    async with start_hot() as service:
+        assert await exported(service, tmp_path) == ExportCounts()
+        assert (
+            await moved(service, lambda server: list(session_backup.import_sessions(server, tmp_path))) == []
+        )

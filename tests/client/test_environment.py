@@ -80,6 +80,27 @@ def test_a_file_of_the_key_that_cannot_be_read_is_named(seen, monkeypatch):
         Carryover()
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty: write the token of an API key into the file"),
+        (b" \n", "is empty: write"),
+        (b"\xff", "cannot be read: it is not text"),
+        (b"two\nlines", "is no key: the file must have the token of an API key and nothing else"),
+    ],
+    ids=["empty", "blank", "binary", "lines"],
+)
+def test_a_file_without_a_key_is_named(seen, tmp_path, monkeypatch, capsys, content, said):
+    path = tmp_path / "bad"
+    path.write_bytes(content)
+    assert run(["sessions", "list", "--key-file", str(path)]) == 2
+    assert f"--key-file: {path} {said}" in capsys.readouterr().err
+    monkeypatch.setenv("CARRYOVER_KEY_FILE", str(path))
+    with pytest.raises(ValueError, match=f"CARRYOVER_KEY_FILE={path} {said}"):
+        AsyncCarryover()
+    assert seen == []
+
+
 def test_without_an_environment_it_is_this_machine(monkeypatch):
     for name in ("CARRYOVER_URL", "CARRYOVER_KEY_FILE"):
         monkeypatch.delenv(name, raising=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -95,6 +96,14 @@ def test_when_the_time_is_over_the_last_error_is_raised():
     clock.now = 2.0
     with pytest.raises(carryover.Unreachable, match="second"):
         pauses.after(carryover.Unreachable("second"))
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(300, " for up to 300 s"), (math.inf, "")])
+def test_the_first_failure_says_for_how_long_it_will_be_retried(seconds, said, caplog):
+    pauses = Pauses(Clock().retry(seconds))
+    for _ in range(2):
+        pauses.after(carryover.Unreachable("no answer"))
+    assert caplog.messages == [f"trying again{said}: no answer"]
 
 
 def test_progress_restarts_the_time_and_the_pauses():

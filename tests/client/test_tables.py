@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -35,6 +36,14 @@ async def test_the_frame_of_an_answer_is_indexed_at_what_is_predicted(connected)
         assert (frame.index.name, frame.columns.tolist()) == ("time", ["value"])
         assert frame.index.tolist() == pd.date_range("2026-01-01 01:00", periods=3, freq="h").tolist()
         assert "<td>" in second._repr_html_()
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_without_its_library_a_table_says_what_to_install(monkeypatch, library):
+    monkeypatch.setitem(sys.modules, library, None)
+    forecast = Forecast("a", "sine", 3, np.zeros((2, 1), np.float32), None, None)
+    with pytest.raises(ImportError, match=f"^{library} is not installed: pip install {library}$"):
+        forecast.to_frame(library=library)
 
 
 async def test_one_of_a_thing_is_told_in_the_singular(connected):

@@ -103,6 +103,13 @@ def test_a_password_on_the_command_line_is_refused(capsys):
     assert "secret" not in shown
 
 
+def test_an_empty_file_of_the_password_is_named(tmp_path, capsys):
+    (tmp_path / "password").write_text("\n")
+    words = ["connect", "mqtt://me@host/t", "--session", "{topic}", "--password-file"]
+    assert run([*words, str(tmp_path / "password")]) == 2
+    assert f"{tmp_path / 'password'} is empty: write the broker's password into it" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("module", "extra"), [("paho", "mqtt"), ("redis", "redis")])
 def test_without_its_extra_a_source_says_what_to_install(module, extra, monkeypatch):
     import threading
