@@ -192,7 +192,8 @@ def forecast(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Column of times in --future: rows up to the session's last observation are skipped.",
+            help="Column of times in --future: rows up to the session's last observation are skipped. Needs a "
+            "session with times.",
             show_default=False,
         ),
     ] = None,
@@ -206,6 +207,8 @@ def forecast(
     """
     from app.cli.prediction_writer import csv_lines
 
+    if time_column is not None and future is None:
+        raise typer.BadParameter("names a column of --future, which is not given", param_hint="--time-column")
     with connect.client(url, key_file) as service:
         target = service.session(session)
         info = target.refresh()
@@ -248,7 +251,12 @@ def _read_future(
     with row_reader.open_rows(path, sys.stdin, follow=False) as source:
         read, _ = row_reader.select_columns(source, model.future, time_column)
         rows = source.rows
-        if time_column is not None and info.time is not None:
+        if time_column is not None:
+            if info.time is None:
+                raise BadData(
+                    f"session {info.session!r} has no times, so --time-column cannot say which rows of {path} come "
+                    "after its last observation: leave it out, and give a file that begins with the next step"
+                )
             rows = resume.rows_after(rows, row_reader.time_of, info.time.timestamp(), _say)
         found = [read(row) for row in islice(rows, steps)]
     if len(found) < (steps or 1):
