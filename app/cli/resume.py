@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from app.cli.row_reader import Row, time_of
+from app.cli.row_reader import Row, place_of, time_of
 from models.errors import BadData
 from models.wording import counted
 
@@ -195,13 +195,16 @@ class PulledRows:
 
     Parameters
     ----------
+    source : as messages name it
     observation, label : the numbers of a row, and its label
     timed : the times of the rows are sent, too
-    checked : note the times, as far as they are times, to say which steps are irregular
+    checked : refuse times that go back, as far as they are times, and note them, to say which steps are
+        irregular
     """
 
     def __init__(
         self,
+        source: str,
         rows: Iterator[Row],
         observation: Callable[[Any], Any],
         label: Callable[[Any], Any],
@@ -209,19 +212,21 @@ class PulledRows:
         timed: bool,
         checked: bool = False,
     ) -> None:
+        self._source = source
         self._rows, self._observation, self._label, self._timed = rows, observation, label, timed
         self._is_checked, self._seen = checked, array("d")
         self._labels: deque[Any] = deque()
         self._times: deque[float] = deque()
         self._dropped = 0  # labels of earlier rows
+        self._last: tuple[float, Any] | None = None  # time and label of the row before
 
     def __iter__(self) -> Iterator[Any]:
         for row in self._rows:
+            if self._is_checked:
+                self._check(row)
             self._labels.append(self._label(row))
             if self._timed:
                 self._times.append(required_time(time_of(row)))
-            if self._is_checked:
-                self._check(row)
             yield self._observation(row)
 
     def describe_irregular(self) -> str | None:
@@ -233,9 +238,17 @@ class PulledRows:
         return describe_irregular(np.rint(np.array(self._seen) * 1e6).astype("datetime64[us]"))
 
     def _check(self, row: Row) -> None:
+        from models.data.resampling import order_error
+
         seconds = parse_time(time_of(row))
-        self._is_checked = seconds is not None and len(self._seen) < MAX_CHECKED
-        if seconds is not None:
+        self._is_checked = seconds is not None
+        if seconds is None:
+            return
+        if self._last is not None and seconds < self._last[0]:
+            before, label = self._last
+            raise order_error(place_of(self._source, row), row.label, label, before - seconds)
+        self._last = seconds, row.label
+        if len(self._seen) < MAX_CHECKED:
             self._seen.append(seconds)
 
     def timestamps(self) -> Iterator[float]:
@@ -278,7 +291,10 @@ def rows_after(
             yield row
             continue
         if begun:
-            raise BadData(f"the rows are not in order of time: {time_of(row)!r} is not after {_text(last)}")
+            raise BadData(
+                f"the rows are not in order of time: row {row.number} has {row.label}, which is not after "
+                f"{_text(last)}; sort the rows by time"
+            )
         skipped, same = skipped + 1, same + (seconds == last)
         if same > 1:
             raise BadData(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader, BytesIO
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,11 +37,13 @@ class Row:
     values : in the order of the model's inputs; None where nothing was observed
     seconds : its time, since 1970; None where times are not read
     label : the cell of the column that is copied to the predictions; in UTC if it is a time that was read
+    number : from 1, below the header; None of a step that was made of several rows, or of none
     """
 
     values: list[float | None]
     seconds: float | None
     label: Any
+    number: int | None
 
 
 class RowSource:
@@ -89,7 +92,7 @@ class RowSource:
             if piece.times is not None and reader.label == reader.time_column:
                 # As text that --resume reads again, whatever the zone and the form of the file's times.
                 labels = [f"{text}Z" for text in np.datetime_as_string(piece.times.astype("datetime64[ms]"))]
-            yield from map(Row, values, seconds, labels)
+            yield from map(Row, values, seconds, labels, count(piece.first_row))
 
     def _resampled(self, reader: TableReader, step: float) -> Iterator[Row]:
         """Means of the rows of a step. The label is the beginning of the step."""
@@ -114,7 +117,12 @@ class RowSource:
 def _mean(microseconds: int, values: Any) -> Row:
     label = f"{np.datetime64(microseconds, 'us').astype('datetime64[ms]')}Z"
     numbers = [None if np.isnan(value) else float(value) for value in values]
-    return Row(numbers, microseconds / 1e6, label)
+    return Row(numbers, microseconds / 1e6, label, None)
+
+
+def place_of(source: str, row: Row) -> str:
+    """Where a row is, as messages say it."""
+    return f"{source}, " + (f"row {row.number}" if row.number is not None else f"the step at {row.label}")
 
 
 def time_of(row: Row) -> Any:

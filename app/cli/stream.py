@@ -143,7 +143,14 @@ def stream(
         if beginning.after_time is not None:
             rows = rows_after(rows, row_reader.time_of, beginning.after_time, _say)
         checked = time_column is not None and step is None
-        pulled = PulledRows(rows, observation, label, timed=bool(described.time_features), checked=checked)
+        pulled = PulledRows(
+            source.table.source,
+            rows,
+            observation,
+            label,
+            timed=bool(described.time_features),
+            checked=checked,
+        )
         stack.enter_context(output.open(beginning, resume=resume))
         sent = target.stream(
             pulled,
