@@ -31,11 +31,11 @@ from carryover.observations import (
     Chunk,
     batched,
     check_positive,
-    chunk_of,
     chunks_of,
     is_in_memory,
     length_of,
     missing_chunk,
+    next_chunk,
 )
 from carryover.progress import open_bar
 from carryover.resuming import Resume
@@ -505,15 +505,15 @@ async def _chunks(
         for chunk in chunks_of(whole, size):
             yield chunk
         return
-    naming, first = None, True
+    naming, first = None, 0
     times = None if timestamps is None else iter(timestamps)
     async for rows in _batched(observations, size):
-        if first:
+        if not first:
             naming = await service._run(
                 plans.naming_for(rows, cursor, service._models, service._retry, columns)
             )
-            first = False
-        yield chunk_of(rows, naming, None if times is None else list(islice(times, len(rows))))
+        yield next_chunk(rows, naming, None if times is None else list(islice(times, len(rows))), first)
+        first += len(rows)
 
 
 async def _batched(observations: Any, size: int) -> AsyncGenerator[list[Any], None]:

@@ -31,10 +31,10 @@ from carryover.observations import (
     Chunk,
     batched,
     check_positive,
-    chunk_of,
     chunks_of,
     is_in_memory,
     missing_chunk,
+    next_chunk,
 )
 from carryover.progress import open_bar
 from carryover.resuming import Resume
@@ -354,7 +354,7 @@ class Session:
         ------
         CannotResume : `resume`, and the session has not applied the first of these observations last
         ValueError : columns have other names than the model's inputs
-        CarryoverError
+        CarryoverError : a refusal names the row, counted from 0, of the first of these observations on
         """
         service, size = self.service, check_positive(chunk)
         whole = self._chunk(observations, columns, timestamps) if is_in_memory(observations) else None
@@ -412,7 +412,7 @@ class Session:
                 naming = service._run(
                     plans.naming_for(rows, self._cursor, service._models, service._retry, columns)
                 )
-            yield chunk_of(rows, naming, None if times is None else list(islice(times, len(rows))))
+            yield next_chunk(rows, naming, None if times is None else list(islice(times, len(rows))), i * size)
 
     def _chunk(self, observations: Any, columns: Any, timestamps: Any) -> Chunk:
         service = self.service

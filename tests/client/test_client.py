@@ -582,9 +582,14 @@ async def test_without_websockets_a_stream_uses_requests(connected, monkeypatch)
 
 async def test_a_refusal_is_raised_with_the_row_that_caused_it(connected, socket):
     async with connected() as (_, call):
-        with pytest.raises(carryover.Unprocessable) as error:
-            await call(lambda c: c.session("a").stream([0.1, 0.2, float("inf")], 2, socket=socket).collect())
-        assert (error.value.status, error.value.extra["row"]) == (422, 0)
+        rows = [0.1, 0.2, float("inf")]
+        for name, given in (("a", rows), ("b", iter(rows))):
+            with pytest.raises(carryover.Unprocessable, match=r"row 2 of the stream, column 0 is") as error:
+                await call(lambda c, n=name, g=given: c.session(n).stream(g, 2, socket=socket).collect())
+            assert (error.value.status, error.value.extra["row"]) == (422, 2)
+        named = [{"a": 1, "b": 2, "c": 3}] * 3 + [{"a": 1}]
+        with pytest.raises(ValueError, match=r"row 3 of the stream has no 'b'"):
+            await call(lambda c: c.session("p", "pair").stream(iter(named), 2, socket=socket).collect())
         answer = await call(lambda c: c.session("a").stream([0.3], socket=socket).collect())
     assert answer.position == 3
 
