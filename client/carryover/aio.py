@@ -25,7 +25,7 @@ from carryover.connection import (
     unreachable,
 )
 from carryover.effects import Plan
-from carryover.errors import Unreachable
+from carryover.errors import CannotResume, Unreachable
 from carryover.events import Event
 from carryover.observations import (
     Chunk,
@@ -467,15 +467,46 @@ async def _in_pieces(service: AsyncCarryover, plan: Plan[None]) -> AsyncGenerato
         await answer.close()
 
 
+class _Source:
+    """The chunks of a stream. Where they fail they end, and the error waits for the answers in flight."""
+
+    def __init__(self, chunks: AsyncGenerator[Any, None]) -> None:
+        self._chunks = chunks
+        self.error: Exception | None = None
+
+    async def pull(self) -> Any:
+        """The next chunk; None at the end."""
+        try:
+            return await anext(self._chunks, None)
+        except Exception as error:  # noqa: BLE001  (it is raised behind the answers)
+            self.error = error
+            return None
+
+
 async def _stream(
     service: AsyncCarryover, plan: Plan[None], chunks: AsyncGenerator[Any, None]
+) -> AsyncGenerator[Answer, None]:
+    source = _Source(chunks)
+    try:
+        async with aclosing(_answers(service, plan, source)) as answers:
+            async for answer in answers:
+                yield answer
+    except CannotResume:
+        if source.error is None:
+            raise
+    if source.error is not None:
+        raise source.error
+
+
+async def _answers(
+    service: AsyncCarryover, plan: Plan[None], source: _Source
 ) -> AsyncGenerator[Answer, None]:
     connection = AsyncConnection(service.url, service.timeout, service._verify)
 
     async def perform(effect: Any) -> Any:
         kind = effect.__class__
         if kind is effects.Pull:
-            return await anext(chunks, None)
+            return await source.pull()
         if kind is effects.Read:
             return await connection.read()
         if kind is effects.Write:

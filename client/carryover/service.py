@@ -25,7 +25,7 @@ from carryover.connection import (
     unreachable,
 )
 from carryover.effects import Plan
-from carryover.errors import Unreachable
+from carryover.errors import CannotResume, Unreachable
 from carryover.events import Event
 from carryover.observations import (
     Chunk,
@@ -332,7 +332,7 @@ class Session:
         """Stream observations in chunks. The result yields one `Prediction` per observation.
 
         The stream continues after broken connections, and after restarts of a server that stores its
-        sessions.
+        sessions. An error of the iterable is raised behind the predictions of the chunks that were sent.
 
         Parameters
         ----------
@@ -412,7 +412,8 @@ class Session:
                 naming = service._run(
                     plans.naming_for(rows, self._cursor, service._models, service._retry, columns)
                 )
-            yield next_chunk(rows, naming, None if times is None else list(islice(times, len(rows))), i * size)
+            taken = None if times is None else list(islice(times, len(rows)))
+            yield next_chunk(rows, naming, taken, i * size)
 
     def _chunk(self, observations: Any, columns: Any, timestamps: Any) -> Chunk:
         service = self.service
@@ -624,13 +625,40 @@ def _in_pieces(service: Carryover, plan: Plan[None]) -> Generator[Any, None, Non
         answer.close()
 
 
-def _stream(service: Carryover, plan: Plan[None], source: Iterator[Any]) -> Generator[Answer, None, None]:
+class _Source:
+    """The chunks of a stream. Where they fail they end, and the error waits for the answers in flight."""
+
+    def __init__(self, chunks: Iterator[Any]) -> None:
+        self._chunks = chunks
+        self.error: Exception | None = None
+
+    def pull(self) -> Any:
+        """The next chunk; None at the end."""
+        try:
+            return next(self._chunks, None)
+        except Exception as error:  # noqa: BLE001  (it is raised behind the answers)
+            self.error = error
+            return None
+
+
+def _stream(service: Carryover, plan: Plan[None], chunks: Iterator[Any]) -> Generator[Answer, None, None]:
+    source = _Source(chunks)
+    try:
+        yield from _answers(service, plan, source)
+    except CannotResume:
+        if source.error is None:
+            raise
+    if source.error is not None:
+        raise source.error
+
+
+def _answers(service: Carryover, plan: Plan[None], source: _Source) -> Generator[Answer, None, None]:
     connection = Connection(service.url, service.timeout, service._verify)
 
     def perform(effect: Any) -> Any:
         kind = effect.__class__
         if kind is effects.Pull:
-            return next(source, None)
+            return source.pull()
         if kind is effects.Read:
             return connection.read()
         if kind is effects.Write:

@@ -66,15 +66,7 @@ def stream(
         if rest is not None:
             window.push(rest)
     try:
-        if target.socket is False:
-            yield from _stream_requests(window, target)
-            return
-        try:
-            yield from _stream_socket(window, target)
-        except SocketUnavailable:
-            if target.socket:
-                raise
-            yield from _stream_requests(window, target)
+        yield from _stream_window(window, target)
     except Problem as error:
         if window.pending:
             place_in_stream(error, window.pending[0].at - (window.start or 0))
@@ -83,6 +75,18 @@ def stream(
         if window.pending:  # only the server knows whether they were applied
             cursor.invalidate()
         raise
+
+
+def _stream_window(window: Window, target: StreamTarget) -> Plan[None]:
+    if target.socket is False:
+        yield from _stream_requests(window, target)
+        return
+    try:
+        yield from _stream_socket(window, target)
+    except SocketUnavailable:
+        if target.socket:
+            raise
+        yield from _stream_requests(window, target)
 
 
 def _stream_requests(window: Window, target: StreamTarget) -> Plan[None]:

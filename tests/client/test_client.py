@@ -594,6 +594,38 @@ async def test_a_refusal_is_raised_with_the_row_that_caused_it(connected, socket
     assert answer.position == 3
 
 
+async def test_an_error_of_the_source_comes_behind_the_predictions_of_what_was_sent(connected, socket, kind):
+    def readings() -> Iterator[float]:
+        yield from (0.1, 0.2, 0.3, 0.4, 0.5)
+        raise ValueError("a bad row")
+
+    def streamed(client: Any) -> Any:
+        return client.session("a").stream(readings(), 2, max_in_flight=8, socket=socket)
+
+    async def collect_async(client: Any) -> list[Any]:
+        got: list[Any] = []
+        try:
+            async for prediction in streamed(client):
+                got += [prediction.position]
+        except ValueError as error:
+            got += [str(error)]
+        return got
+
+    def collect_blocking(client: Any) -> list[Any]:
+        got: list[Any] = []
+        try:
+            for prediction in streamed(client):
+                got += [prediction.position]
+        except ValueError as error:
+            got += [str(error)]
+        return got
+
+    async with connected() as (service, call):
+        got = await call(collect_blocking if kind == "blocking" else collect_async)
+        assert got == [1, 2, 3, 4, "a bad row"]
+        assert (await service.session("a"))["position"] == 4
+
+
 async def test_without_retries_an_unreachable_server_is_an_error_at_once(kind):
     async def advance() -> None:
         if kind == "blocking":
