@@ -199,8 +199,8 @@ def forecast(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Column of times in --future: rows up to the session's last observation are skipped. Needs a "
-            "session with times.",
+            help="Column of times in --future: rows up to the session's last observation are skipped. The "
+            "session needs times.",
             show_default=False,
         ),
     ] = None,
@@ -261,8 +261,9 @@ def _read_future(
         if time_column is not None:
             if info.time is None:
                 raise BadData(
-                    f"session {info.session!r} has no times, so --time-column cannot say which rows of {path} come "
-                    "after its last observation: leave it out, and give a file that begins with the next step"
+                    f"session {info.session!r} has no times, so --time-column cannot say which rows of "
+                    f"{path} are behind its last observation: leave it out, and give a file that begins with "
+                    "the next step"
                 )
             rows = resume.rows_after(rows, row_reader.time_of, info.time.timestamp(), _say)
         found = [read(row) for row in islice(rows, steps)]
