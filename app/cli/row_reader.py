@@ -52,6 +52,7 @@ class RowSource:
     names : of its columns
     total : number of rows; None if it is unknown
     live : whether a row should be sent as soon as it is there
+    label : column that is copied to the predictions; known when columns were selected
     """
 
     def __init__(self, table: Table, options: TableOptions, *, live: bool, step: float | None = None) -> None:
@@ -62,6 +63,7 @@ class RowSource:
         self.options = options
         self.step = step
         self.reader: TableReader | None = None
+        self.label: str | None = None
 
     @property
     def rows(self) -> Iterator[Row]:
@@ -164,6 +166,7 @@ def select_columns(
     *,
     columns: Sequence[str] = (),
     timed: bool = False,
+    needs_times: str | None = None,
 ) -> tuple[Callable[[Row], list[float | None]], Callable[[Row], Any]]:
     """Functions that return the numbers of a row, and its label.
 
@@ -173,10 +176,12 @@ def select_columns(
     label : column that is copied to the predictions
     columns : columns to send in place of the inputs, in their order
     timed : rows have their times
+    needs_times : model that needs times: without a label, their column is found from the first rows, and is
+        the label
 
     Raises
     ------
-    BadData : an input is missing
+    BadData : an input is missing, or no column of times is found
     """
     options = source.options
     if columns:
@@ -190,10 +195,19 @@ def select_columns(
         options = TableOptions(**{**vars(options), "names": {**names, **options.names}})
     if label is not None and options.time_column is None and timed:
         options = TableOptions(**{**vars(options), "time_column": options.names.get(label, label)})
+    source.label = label
     label = None if label is None else options.names.get(label, label)
-    reader = TableReader(
-        source.table, options, inputs, label=label, gaps=True, timed=timed or source.step is not None
-    )
+    timed = timed or source.step is not None
+    reader = TableReader(source.table, options, inputs, label=label, gaps=True, timed=timed)
+    if label is None and needs_times is not None:
+        label = source.label = reader.find_time_column()
+        if label is None:
+            raise BadData(
+                f"model {needs_times!r} needs the time of each row, and no column of times is found in "
+                f"{source.table.source}; it has {listed(source.names)}. Name it with --time-column"
+            )
+        reader.label = label
+        print(f"note: the times are those of column {label!r}", file=sys.stderr)
     if reader.ignored:
         print(
             f"note: not sent, because the model has no such input: {listed(reader.ignored)}", file=sys.stderr

@@ -54,7 +54,7 @@ def stream(
         typer.Option(
             metavar="NAME",
             help="Column of times: copied to the predictions, sent to a model that uses times, and compared "
-            "with --resume.",
+            "with --resume. [default: for a model that uses times, the first column of times]",
             show_default=False,
         ),
     ] = None,
@@ -119,14 +119,16 @@ def stream(
         service = stack.enter_context(connect.client(url, key_file, connect.PATIENCE_SECONDS))
         target = service.session(session, model)
         info, described = _find(service, target, model)
-        inputs = _inputs_without_times(described, time_column)
+        inputs = _inputs_without_times(described)
         observation, label = row_reader.select_columns(
             source,
             inputs,
             time_column,
             columns=options.parse_names(columns),
             timed=bool(described.time_features or reading.time_zone or reading.day_first is not None),
+            needs_times=described.name if described.time_features else None,
         )
+        time_column = source.label
         layout = Layout(
             described.targets, time_column, level is not None, score, as_json or format_ is Format.jsonl
         )
@@ -292,15 +294,8 @@ def _find(service: Carryover, session: Session, given: str | None) -> tuple[Sess
     return info, found[0]
 
 
-def _inputs_without_times(model: ModelInfo, time_column: str | None) -> Sequence[str]:
+def _inputs_without_times(model: ModelInfo) -> Sequence[str]:
     """The columns to send: the server makes the others of the times."""
-    from models.errors import BadData
-
-    if model.time_features and time_column is None:
-        raise BadData(
-            f"model {model.name!r} makes inputs from the time of each row: name the column of times with "
-            "--time-column"
-        )
     return model.inputs[: len(model.inputs) - len(model.time_inputs)]
 
 

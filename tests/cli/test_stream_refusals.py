@@ -1,4 +1,4 @@
-"""What `carryover stream` and `forecast` refuse: they name the place in the file, and say what was applied."""
+"""What `carryover stream` and `forecast` refuse: they name the place in the file, and what was applied."""
 
 from __future__ import annotations
 
@@ -75,3 +75,19 @@ async def test_times_that_go_back_are_refused_with_their_row(started, tmp_path, 
             assert f"{path.name}, row {row}: time {HOURS[0 if row == 5 else 2][:10]}" in said
             assert "sort the rows by time" in said
         assert (await service.http.get("/sessions/reverse")).status_code == 404
+
+
+async def test_the_times_that_a_model_needs_are_found_as_in_a_body(started, tmp_path, capsys):
+    path = write(tmp_path / "x.csv", "plan,date,a,note", range(3), HOURS[:3], range(3), HOURS[3:6])
+    without = write(tmp_path / "y.csv", "plan,a", range(3), range(3))
+    async with started() as service:
+        assert await ran(service, "stream", without, "a", "--model", "planned") == 2
+        assert "no column of times is found in" in (said := capsys.readouterr().err)
+        assert "model 'planned' needs" in said
+        assert await ran(service, "stream", path, "a", "--model", "planned") == 0
+        captured = capsys.readouterr()
+        assert captured.out.splitlines()[1].startswith("1,2026-01-01T00:00:00.000Z,")
+        assert "the times are those of column 'date'" in captured.err
+        assert (await service.session("a"))["time"] == "2026-01-01T02:00:00.000Z"
+        assert await ran(service, "stream", path, "a", "--resume") == 0
+        assert "skipping 3 rows at or before 2026-01-01T02:00:00Z" in capsys.readouterr().err
