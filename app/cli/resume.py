@@ -217,11 +217,15 @@ class PulledRows:
         self._is_checked, self._seen = checked, array("d")
         self._labels: deque[Any] = deque()
         self._times: deque[float] = deque()
+        self._first: int | None = None  # number of the first row; None where rows are made of several
         self._dropped = 0  # labels of earlier rows
+        self._dropped_last: Any = None
         self._last: tuple[float, Any] | None = None  # time and label of the row before
 
     def __iter__(self) -> Iterator[Any]:
-        for row in self._rows:
+        for index, row in enumerate(self._rows):
+            if index == 0:
+                self._first = row.number
             if self._is_checked:
                 self._check(row)
             self._labels.append(self._label(row))
@@ -246,7 +250,7 @@ class PulledRows:
             return
         if self._last is not None and seconds < self._last[0]:
             before, label = self._last
-            raise order_error(place_of(self._source, row), row.label, label, before - seconds)
+            raise order_error(place_of(self._source, row.number, None), row.label, label, before - seconds)
         self._last = seconds, row.label
         if len(self._seen) < MAX_CHECKED:
             self._seen.append(seconds)
@@ -265,10 +269,28 @@ class PulledRows:
         """
         first = answer.position - len(answer) - start
         while self._dropped < first:  # rows that were applied before have no answer
-            self._labels.popleft()
+            self._dropped_last = self._labels.popleft()
             self._dropped += 1
         self._dropped += len(answer)
-        return [self._labels.popleft() for _ in range(len(answer))]
+        labels = [self._labels.popleft() for _ in range(len(answer))]
+        self._dropped_last = labels[-1]
+        return labels
+
+    def place(self, row: int) -> str:
+        """Where a row is in the source, as messages say it.
+
+        Parameters
+        ----------
+        row : of those that were pulled, from 0; it has no answer yet
+        """
+        return place_of(self._source, None if self._first is None else self._first + row, self.label(row))
+
+    def label(self, row: int) -> Any:
+        """The label of a row that has no answer yet, or of the last one that has; None of another."""
+        index = row - self._dropped
+        if index == -1:
+            return self._dropped_last
+        return self._labels[index] if 0 <= index < len(self._labels) else None
 
 
 def rows_after(

@@ -122,9 +122,9 @@ def _mean(microseconds: int, values: Any) -> Row:
     return Row(numbers, microseconds / 1e6, label, None)
 
 
-def place_of(source: str, row: Row) -> str:
+def place_of(source: str, number: int | None, label: Any) -> str:
     """Where a row is, as messages say it."""
-    return f"{source}, " + (f"row {row.number}" if row.number is not None else f"the step at {row.label}")
+    return f"{source}, " + (f"the step at {label}" if number is None else f"row {number}")
 
 
 def time_of(row: Row) -> Any:

@@ -105,11 +105,16 @@ def stream(
 
     For example: carryover stream readings.csv pump-7 --time-column date --out predictions.csv
     """
+    from carryover import CannotResume, Problem
+
     from app.cli import row_reader
     from app.cli.prediction_writer import Layout
     from app.cli.progress_bar import track
     from app.cli.resume import Output, PulledRows, rows_after
+    from app.cli.stream_report import count_applied, describe_applied, refused_row
 
+    if began_at is not None and not resume:
+        raise typer.BadParameter("says where to go on, which needs --resume", param_hint="--began-at")
     size = chunk or (1 if follow or str(data) == "-" else CHUNK)
     with ExitStack() as stack:
         table, step = reading.table_options(), reading.step
@@ -170,8 +175,22 @@ def stream(
             remaining = source.total - beginning.skipped(position)
         shown = out is not None or not sys.stdout.isatty()
         answers = _said_first(sent.answers(), beginning, position) if resume else sent.answers()
-        for answer in track(answers, remaining, "rows", len, shown=shown):
-            output.write(answer, pulled.labels_of(answer, beginning.start))
+        answered = 0
+        try:
+            for answer in track(answers, remaining, "rows", len, shown=shown):
+                output.write(answer, pulled.labels_of(answer, beginning.start))
+                answered += len(answer)
+        except CannotResume:
+            raise  # nothing was sent
+        except (Exception, KeyboardInterrupt) as error:
+            with connect.client(url, key_file) as asking:
+                applied = count_applied(asking, session, position, answered, error)
+            _say(describe_applied(*applied, _again(position, out, resume=resume)))
+            if isinstance(error, Problem):
+                refused = refused_row(error, pulled, inputs, described, info)
+                if refused is not None:
+                    raise refused from None
+            raise
         output.finish()
         irregular = pulled.describe_irregular()
         options.print_notes([] if irregular is None else [irregular])
@@ -299,10 +318,22 @@ def _inputs_without_times(model: ModelInfo) -> Sequence[str]:
     return model.inputs[: len(model.inputs) - len(model.time_inputs)]
 
 
+def _again(position: int, out: Path | None, *, resume: bool) -> str:
+    """How to go on with a source that was interrupted.
+
+    Parameters
+    ----------
+    position : of the session before the source
+    """
+    if resume:
+        return "the same command again"
+    return "--resume" if out or not position else f"--resume --began-at {position}"
+
+
 def _say_new_rows(session: str, position: int, out: Path | None) -> None:
     """Say that nothing is skipped, if the session is not at 0."""
     if position:
-        again = "" if out else f"; after an interruption: --resume --began-at {position}"
+        again = "" if out else f"; after an interruption: {_again(position, out, resume=False)}"
         _say(f"session {session} is at {position}: all rows of the source are new to it{again}")
 
 
