@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from carryover import Answer, Carryover, ModelInfo, Session, SessionInfo
 
     from app.cli.resume import Beginning
+    from app.cli.row_reader import Row
 
 CHUNK, CHUNKS_AHEAD, STEPS = 50, 8, 20
 
@@ -233,7 +234,10 @@ def forecast(
 
     For example: carryover forecast pump-7 --steps 200 > forecast.csv
     """
+    from carryover import Problem
+
     from app.cli.prediction_writer import csv_lines
+    from app.cli.stream_report import refused_future
 
     if time_column is not None and future is None:
         raise typer.BadParameter("names a column of --future, which is not given", param_hint="--time-column")
@@ -241,9 +245,17 @@ def forecast(
         target = service.session(session)
         info = target.refresh()
         described = next(known for known in service.models() if known.name == info.model)
-        rows = None if future is None else _read_future(future, described, info, steps, time_column)
-        steps = steps or (len(rows) if rows else STEPS)
-        found = target.forecast(steps, level=level, future=rows)
+        ahead = [] if future is None else _read_future(future, described, info, steps, time_column)
+        steps = steps or len(ahead) or STEPS
+        try:
+            found = target.forecast(
+                steps, level=level, future=None if future is None else [row.values for row in ahead]
+            )
+        except Problem as error:
+            refused = refused_future(error, str(future), [row.number for row in ahead], described.future)
+            if refused is None:
+                raise
+            raise refused from None
     parts = {"": found.values} | (
         {} if found.lower is None else {"_lower": found.lower, "_upper": found.upper}
     )
@@ -264,12 +276,12 @@ def forecast(
 
 def _read_future(
     path: Path, model: ModelInfo, info: SessionInfo, steps: int | None, time_column: str | None
-) -> list[list[float | None]]:
-    """[steps, columns known ahead] of a file.
+) -> list[Row]:
+    """The rows of a file, of the columns that are known ahead.
 
     Raises
     ------
-    BadData : the file has too few rows, or not these columns
+    BadData : the file has too few rows, or not these columns, or an empty cell
     """
     from app.cli import resume, row_reader
     from models.errors import BadData
@@ -277,7 +289,7 @@ def _read_future(
     if not model.future:
         raise BadData(f"model {model.name!r} has no inputs that are known ahead: leave out --future")
     with row_reader.open_rows(path, sys.stdin, follow=False) as source:
-        read, _ = row_reader.select_columns(source, model.future, time_column)
+        row_reader.select_columns(source, model.future, time_column)
         rows = source.rows
         if time_column is not None:
             if info.time is None:
@@ -287,9 +299,14 @@ def _read_future(
                     "the next step"
                 )
             rows = resume.rows_after(rows, row_reader.time_of, info.time.timestamp(), _say)
-        found = [read(row) for row in islice(rows, steps)]
+        found = list(islice(rows, steps))
     if len(found) < (steps or 1):
         raise BadData(f"{path} has {len(found)} rows for {steps or 1} steps")
+    for row in found:
+        if None in row.values:
+            place = row_reader.place_of(str(path), row.number, row.label)
+            column = model.future[row.values.index(None)]
+            raise BadData(f"{place}, column {column!r} is empty: a forecast needs its value for each step")
     return found
 
 

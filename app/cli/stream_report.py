@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from app.cli.resume import PulledRows, parse_time
+from app.cli.row_reader import place_of
 from models.data import calendar
 from models.data.resampling import format_step
 from models.errors import BadData
@@ -40,6 +41,23 @@ def refused_row(
     if (start := PLACE.match(error.detail)) is not None:
         return BadData(place + error.detail[start.end() :])
     return BadData(f"{place}: {PLACE.sub('the row', error.detail)}")
+
+
+def refused_future(
+    error: Problem, source: str, numbers: Sequence[int | None], names: Sequence[str]
+) -> BadData | None:
+    """The server's refusal of a row that is known ahead, with its place in the file; None of something else.
+
+    Parameters
+    ----------
+    numbers : of the rows in the file
+    names : the columns that are sent
+    """
+    row, column = error.extra.get("row"), error.extra.get("column")
+    if error.extra.get("field") != "future" or not isinstance(row, int) or not isinstance(column, int):
+        return None
+    complaint = error.detail.partition(f"column {column} ")[2] or error.detail
+    return BadData(f"{place_of(source, numbers[row], None)}, column {names[column]!r} {complaint}")
 
 
 def _irregular(row: int, pulled: PulledRows, model: ModelInfo, info: SessionInfo | None) -> str | None:

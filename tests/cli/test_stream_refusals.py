@@ -63,6 +63,13 @@ async def test_options_that_contradict_the_session_are_refused(started, tmp_path
         assert "session 'p' has no times, so --time-column cannot say which rows" in capsys.readouterr().err
         assert await ran(service, "stream", path, "a", "--began-at", 1) == 2
         assert "says where to go on, which needs --resume" in capsys.readouterr().err
+        for cell, said in (
+            ("", "is empty: a forecast needs"),
+            (1e39, "is 1e+39, which is not a finite float32"),
+        ):
+            ahead = write(tmp_path / "ahead.csv", "when,plan", HOURS[:3], [0, 1, cell])
+            assert await ran(service, "forecast", "p", "--future", ahead) == 2
+            assert f"ahead.csv, row 3, column 'plan' {said}" in capsys.readouterr().err
         assert await ran(service, "forecast", "p", "--time-column", "when") == 2
         assert "names a column of --future, which is not given" in capsys.readouterr().err
 
