@@ -36,7 +36,11 @@ def check_id(given: str | None) -> str | None:
 
 SessionId = Annotated[str, typer.Argument(help="Id of the session.", show_default=False, callback=check_id)]
 NewModel = Annotated[
-    str | None, typer.Option(help="Model of a session that does not exist yet.", show_default=False)
+    str | None,
+    typer.Option(
+        help="Model of a session that does not exist yet. One that runs another model is refused.",
+        show_default=False,
+    ),
 ]
 PATIENCE_SECONDS = 300.0  # for which a command that streams retries while the server does not answer
 

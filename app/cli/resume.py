@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from app.cli.row_reader import Row, time_of
+from app.cli.row_reader import Row, place_of, time_of
 from models.errors import BadData
 from models.wording import counted
 
@@ -195,13 +195,16 @@ class PulledRows:
 
     Parameters
     ----------
+    source : as messages name it
     observation, label : the numbers of a row, and its label
     timed : the times of the rows are sent, too
-    checked : note the times, as far as they are times, to say which steps are irregular
+    checked : refuse times that go back, as far as they are times, and note them, to say which steps are
+        irregular
     """
 
     def __init__(
         self,
+        source: str,
         rows: Iterator[Row],
         observation: Callable[[Any], Any],
         label: Callable[[Any], Any],
@@ -209,19 +212,25 @@ class PulledRows:
         timed: bool,
         checked: bool = False,
     ) -> None:
+        self._source = source
         self._rows, self._observation, self._label, self._timed = rows, observation, label, timed
         self._is_checked, self._seen = checked, array("d")
         self._labels: deque[Any] = deque()
         self._times: deque[float] = deque()
+        self._first: int | None = None  # number of the first row; None where rows are made of several
         self._dropped = 0  # labels of earlier rows
+        self._dropped_last: Any = None
+        self._last: tuple[float, Any] | None = None  # time and label of the row before
 
     def __iter__(self) -> Iterator[Any]:
-        for row in self._rows:
+        for index, row in enumerate(self._rows):
+            if index == 0:
+                self._first = row.number
+            if self._is_checked:
+                self._check(row)
             self._labels.append(self._label(row))
             if self._timed:
                 self._times.append(required_time(time_of(row)))
-            if self._is_checked:
-                self._check(row)
             yield self._observation(row)
 
     def describe_irregular(self) -> str | None:
@@ -233,9 +242,17 @@ class PulledRows:
         return describe_irregular(np.rint(np.array(self._seen) * 1e6).astype("datetime64[us]"))
 
     def _check(self, row: Row) -> None:
+        from models.data.resampling import order_error
+
         seconds = parse_time(time_of(row))
-        self._is_checked = seconds is not None and len(self._seen) < MAX_CHECKED
-        if seconds is not None:
+        self._is_checked = seconds is not None
+        if seconds is None:
+            return
+        if self._last is not None and seconds < self._last[0]:
+            before, label = self._last
+            raise order_error(place_of(self._source, row.number, None), row.label, label, before - seconds)
+        self._last = seconds, row.label
+        if len(self._seen) < MAX_CHECKED:
             self._seen.append(seconds)
 
     def timestamps(self) -> Iterator[float]:
@@ -252,10 +269,28 @@ class PulledRows:
         """
         first = answer.position - len(answer) - start
         while self._dropped < first:  # rows that were applied before have no answer
-            self._labels.popleft()
+            self._dropped_last = self._labels.popleft()
             self._dropped += 1
         self._dropped += len(answer)
-        return [self._labels.popleft() for _ in range(len(answer))]
+        labels = [self._labels.popleft() for _ in range(len(answer))]
+        self._dropped_last = labels[-1]
+        return labels
+
+    def place(self, row: int) -> str:
+        """Where a row is in the source, as messages say it.
+
+        Parameters
+        ----------
+        row : of those that were pulled, from 0; it has no answer yet
+        """
+        return place_of(self._source, None if self._first is None else self._first + row, self.label(row))
+
+    def label(self, row: int) -> Any:
+        """The label of a row that has no answer yet, or of the last one that has; None of another."""
+        index = row - self._dropped
+        if index == -1:
+            return self._dropped_last
+        return self._labels[index] if 0 <= index < len(self._labels) else None
 
 
 def rows_after(
@@ -278,7 +313,10 @@ def rows_after(
             yield row
             continue
         if begun:
-            raise BadData(f"the rows are not in order of time: {time_of(row)!r} is not after {_text(last)}")
+            raise BadData(
+                f"the rows are not in order of time: row {row.number} has {row.label}, which is not after "
+                f"{_text(last)}; sort the rows by time"
+            )
         skipped, same = skipped + 1, same + (seconds == last)
         if same > 1:
             raise BadData(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader, BytesIO
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,11 +37,13 @@ class Row:
     values : in the order of the model's inputs; None where nothing was observed
     seconds : its time, since 1970; None where times are not read
     label : the cell of the column that is copied to the predictions; in UTC if it is a time that was read
+    number : from 1, below the header; None of a step that was made of several rows, or of none
     """
 
     values: list[float | None]
     seconds: float | None
     label: Any
+    number: int | None
 
 
 class RowSource:
@@ -49,6 +52,7 @@ class RowSource:
     names : of its columns
     total : number of rows; None if it is unknown
     live : whether a row should be sent as soon as it is there
+    label : column that is copied to the predictions; known when columns were selected
     """
 
     def __init__(self, table: Table, options: TableOptions, *, live: bool, step: float | None = None) -> None:
@@ -59,6 +63,7 @@ class RowSource:
         self.options = options
         self.step = step
         self.reader: TableReader | None = None
+        self.label: str | None = None
 
     @property
     def rows(self) -> Iterator[Row]:
@@ -89,7 +94,7 @@ class RowSource:
             if piece.times is not None and reader.label == reader.time_column:
                 # As text that --resume reads again, whatever the zone and the form of the file's times.
                 labels = [f"{text}Z" for text in np.datetime_as_string(piece.times.astype("datetime64[ms]"))]
-            yield from map(Row, values, seconds, labels)
+            yield from map(Row, values, seconds, labels, count(piece.first_row))
 
     def _resampled(self, reader: TableReader, step: float) -> Iterator[Row]:
         """Means of the rows of a step. The label is the beginning of the step."""
@@ -114,7 +119,12 @@ class RowSource:
 def _mean(microseconds: int, values: Any) -> Row:
     label = f"{np.datetime64(microseconds, 'us').astype('datetime64[ms]')}Z"
     numbers = [None if np.isnan(value) else float(value) for value in values]
-    return Row(numbers, microseconds / 1e6, label)
+    return Row(numbers, microseconds / 1e6, label, None)
+
+
+def place_of(source: str, number: int | None, label: Any) -> str:
+    """Where a row is, as messages say it."""
+    return f"{source}, " + (f"the step at {label}" if number is None else f"row {number}")
 
 
 def time_of(row: Row) -> Any:
@@ -156,6 +166,7 @@ def select_columns(
     *,
     columns: Sequence[str] = (),
     timed: bool = False,
+    needs_times: str | None = None,
 ) -> tuple[Callable[[Row], list[float | None]], Callable[[Row], Any]]:
     """Functions that return the numbers of a row, and its label.
 
@@ -165,10 +176,12 @@ def select_columns(
     label : column that is copied to the predictions
     columns : columns to send in place of the inputs, in their order
     timed : rows have their times
+    needs_times : model that needs times: without a label, their column is found from the first rows, and is
+        the label
 
     Raises
     ------
-    BadData : an input is missing
+    BadData : an input is missing, or no column of times is found
     """
     options = source.options
     if columns:
@@ -182,10 +195,19 @@ def select_columns(
         options = TableOptions(**{**vars(options), "names": {**names, **options.names}})
     if label is not None and options.time_column is None and timed:
         options = TableOptions(**{**vars(options), "time_column": options.names.get(label, label)})
+    source.label = label
     label = None if label is None else options.names.get(label, label)
-    reader = TableReader(
-        source.table, options, inputs, label=label, gaps=True, timed=timed or source.step is not None
-    )
+    timed = timed or source.step is not None
+    reader = TableReader(source.table, options, inputs, label=label, gaps=True, timed=timed)
+    if label is None and needs_times is not None:
+        label = source.label = reader.find_time_column()
+        if label is None:
+            raise BadData(
+                f"model {needs_times!r} needs the time of each row, and no column of times is found in "
+                f"{source.table.source}; it has {listed(source.names)}. Name it with --time-column"
+            )
+        reader.label = label
+        print(f"note: the times are those of column {label!r}", file=sys.stderr)
     if reader.ignored:
         print(
             f"note: not sent, because the model has no such input: {listed(reader.ignored)}", file=sys.stderr

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from carryover import Answer, Carryover, ModelInfo, Session, SessionInfo
 
     from app.cli.resume import Beginning
+    from app.cli.row_reader import Row
 
 CHUNK, CHUNKS_AHEAD, STEPS = 50, 8, 20
 
@@ -54,7 +55,7 @@ def stream(
         typer.Option(
             metavar="NAME",
             help="Column of times: copied to the predictions, sent to a model that uses times, and compared "
-            "with --resume.",
+            "with --resume. [default: for a model that uses times, the first column of times]",
             show_default=False,
         ),
     ] = None,
@@ -105,11 +106,16 @@ def stream(
 
     For example: carryover stream readings.csv pump-7 --time-column date --out predictions.csv
     """
+    from carryover import CannotResume, Problem
+
     from app.cli import row_reader
     from app.cli.prediction_writer import Layout
     from app.cli.progress_bar import track
     from app.cli.resume import Output, PulledRows, rows_after
+    from app.cli.stream_report import count_applied, describe_applied, refused_row
 
+    if began_at is not None and not resume:
+        raise typer.BadParameter("says where to go on, which needs --resume", param_hint="--began-at")
     size = chunk or (1 if follow or str(data) == "-" else CHUNK)
     with ExitStack() as stack:
         table, step = reading.table_options(), reading.step
@@ -119,14 +125,16 @@ def stream(
         service = stack.enter_context(connect.client(url, key_file, connect.PATIENCE_SECONDS))
         target = service.session(session, model)
         info, described = _find(service, target, model)
-        inputs = _inputs_without_times(described, time_column)
+        inputs = _inputs_without_times(described)
         observation, label = row_reader.select_columns(
             source,
             inputs,
             time_column,
             columns=options.parse_names(columns),
             timed=bool(described.time_features or reading.time_zone or reading.day_first is not None),
+            needs_times=described.name if described.time_features else None,
         )
+        time_column = source.label
         layout = Layout(
             described.targets, time_column, level is not None, score, as_json or format_ is Format.jsonl
         )
@@ -143,7 +151,14 @@ def stream(
         if beginning.after_time is not None:
             rows = rows_after(rows, row_reader.time_of, beginning.after_time, _say)
         checked = time_column is not None and step is None
-        pulled = PulledRows(rows, observation, label, timed=bool(described.time_features), checked=checked)
+        pulled = PulledRows(
+            source.table.source,
+            rows,
+            observation,
+            label,
+            timed=bool(described.time_features),
+            checked=checked,
+        )
         stack.enter_context(output.open(beginning, resume=resume))
         sent = target.stream(
             pulled,
@@ -161,8 +176,22 @@ def stream(
             remaining = source.total - beginning.skipped(position)
         shown = out is not None or not sys.stdout.isatty()
         answers = _said_first(sent.answers(), beginning, position) if resume else sent.answers()
-        for answer in track(answers, remaining, "rows", len, shown=shown):
-            output.write(answer, pulled.labels_of(answer, beginning.start))
+        answered = 0
+        try:
+            for answer in track(answers, remaining, "rows", len, shown=shown):
+                output.write(answer, pulled.labels_of(answer, beginning.start))
+                answered += len(answer)
+        except CannotResume:
+            raise  # nothing was sent
+        except (Exception, KeyboardInterrupt) as error:
+            with connect.client(url, key_file) as asking:
+                applied = count_applied(asking, session, position, answered, error)
+            _say(describe_applied(*applied, _again(position, out, resume=resume)))
+            if isinstance(error, Problem):
+                refused = refused_row(error, pulled, inputs, described, info)
+                if refused is not None:
+                    raise refused from None
+            raise
         output.finish()
         irregular = pulled.describe_irregular()
         options.print_notes([] if irregular is None else [irregular])
@@ -192,7 +221,8 @@ def forecast(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Column of times in --future: rows up to the session's last observation are skipped.",
+            help="Column of times in --future: rows up to the session's last observation are skipped. The "
+            "session needs times.",
             show_default=False,
         ),
     ] = None,
@@ -204,15 +234,28 @@ def forecast(
 
     For example: carryover forecast pump-7 --steps 200 > forecast.csv
     """
-    from app.cli.prediction_writer import csv_lines
+    from carryover import Problem
 
+    from app.cli.prediction_writer import csv_lines
+    from app.cli.stream_report import refused_future
+
+    if time_column is not None and future is None:
+        raise typer.BadParameter("names a column of --future, which is not given", param_hint="--time-column")
     with connect.client(url, key_file) as service:
         target = service.session(session)
         info = target.refresh()
         described = next(known for known in service.models() if known.name == info.model)
-        rows = None if future is None else _read_future(future, described, info, steps, time_column)
-        steps = steps or (len(rows) if rows else STEPS)
-        found = target.forecast(steps, level=level, future=rows)
+        ahead = [] if future is None else _read_future(future, described, info, steps, time_column)
+        steps = steps or len(ahead) or STEPS
+        try:
+            found = target.forecast(
+                steps, level=level, future=None if future is None else [row.values for row in ahead]
+            )
+        except Problem as error:
+            refused = refused_future(error, str(future), [row.number for row in ahead], described.future)
+            if refused is None:
+                raise
+            raise refused from None
     parts = {"": found.values} | (
         {} if found.lower is None else {"_lower": found.lower, "_upper": found.upper}
     )
@@ -233,12 +276,12 @@ def forecast(
 
 def _read_future(
     path: Path, model: ModelInfo, info: SessionInfo, steps: int | None, time_column: str | None
-) -> list[list[float | None]]:
-    """[steps, columns known ahead] of a file.
+) -> list[Row]:
+    """The rows of a file, of the columns that are known ahead.
 
     Raises
     ------
-    BadData : the file has too few rows, or not these columns
+    BadData : the file has too few rows, or not these columns, or an empty cell
     """
     from app.cli import resume, row_reader
     from models.errors import BadData
@@ -246,13 +289,24 @@ def _read_future(
     if not model.future:
         raise BadData(f"model {model.name!r} has no inputs that are known ahead: leave out --future")
     with row_reader.open_rows(path, sys.stdin, follow=False) as source:
-        read, _ = row_reader.select_columns(source, model.future, time_column)
+        row_reader.select_columns(source, model.future, time_column)
         rows = source.rows
-        if time_column is not None and info.time is not None:
+        if time_column is not None:
+            if info.time is None:
+                raise BadData(
+                    f"session {info.session!r} has no times, so --time-column cannot say which rows of "
+                    f"{path} are behind its last observation: leave it out, and give a file that begins with "
+                    "the next step"
+                )
             rows = resume.rows_after(rows, row_reader.time_of, info.time.timestamp(), _say)
-        found = [read(row) for row in islice(rows, steps)]
+        found = list(islice(rows, steps))
     if len(found) < (steps or 1):
         raise BadData(f"{path} has {len(found)} rows for {steps or 1} steps")
+    for row in found:
+        if None in row.values:
+            place = row_reader.place_of(str(path), row.number, row.label)
+            column = model.future[row.values.index(None)]
+            raise BadData(f"{place}, column {column!r} is empty: a forecast needs its value for each step")
     return found
 
 
@@ -276,22 +330,27 @@ def _find(service: Carryover, session: Session, given: str | None) -> tuple[Sess
     return info, found[0]
 
 
-def _inputs_without_times(model: ModelInfo, time_column: str | None) -> Sequence[str]:
+def _inputs_without_times(model: ModelInfo) -> Sequence[str]:
     """The columns to send: the server makes the others of the times."""
-    from models.errors import BadData
-
-    if model.time_features and time_column is None:
-        raise BadData(
-            f"model {model.name!r} makes inputs from the time of each row: name the column of times with "
-            "--time-column"
-        )
     return model.inputs[: len(model.inputs) - len(model.time_inputs)]
+
+
+def _again(position: int, out: Path | None, *, resume: bool) -> str:
+    """How to go on with a source that was interrupted.
+
+    Parameters
+    ----------
+    position : of the session before the source
+    """
+    if resume:
+        return "the same command again"
+    return "--resume" if out or not position else f"--resume --began-at {position}"
 
 
 def _say_new_rows(session: str, position: int, out: Path | None) -> None:
     """Say that nothing is skipped, if the session is not at 0."""
     if position:
-        again = "" if out else f"; after an interruption: --resume --began-at {position}"
+        again = "" if out else f"; after an interruption: {_again(position, out, resume=False)}"
         _say(f"session {session} is at {position}: all rows of the source are new to it{again}")
 
 

@@ -75,7 +75,7 @@ def train(
         str | None,
         typer.Option(
             metavar="A,B,...",
-            help="Inputs computed from the times, in UTC: hour_of_day, day_of_week, day_of_year.",
+            help="Inputs computed from the times, in UTC: hour_of_day, half_day, day_of_week, day_of_year.",
         ),
     ] = None,
     future: Annotated[

@@ -118,6 +118,25 @@ def options_of(rows: CsvRows, artifact: ServedArtifact, level: float | None, *, 
     return ChunkOptions(level, score, bool(np.isnan(rows.values).any()), timestamps, None, inputs)
 
 
+def place_in_body(error: Unprocessable, artifact: ServedArtifact) -> None:
+    """Let the refusal of a chunk name the row as in the body, from 1 below the header, and the column.
+
+    Parameters
+    ----------
+    artifact : the model whose columns the chunk has
+    """
+    row, column = error.extra.get("row"), error.extra.get("column")
+    if not isinstance(row, int):
+        return
+    place = f"row {row + 1}"
+    error.extra["row"] = row + 1
+    if isinstance(column, int):
+        error.extra["column"] = artifact.columns[column]
+        place += f", column {artifact.columns[column]!r}"
+    error.detail = re.sub(rf"\brow {row}\b(, column {column}\b)?", lambda _: place, error.detail, count=1)
+    error.args = (error.detail,)
+
+
 def encode_answer(answer: ChunkAnswer, targets: Sequence[str]) -> bytes:
     """An answer as CSV: a row for each observation, with the position behind it and the predictions.
 

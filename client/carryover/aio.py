@@ -26,18 +26,18 @@ from carryover.connection import (
     unreachable,
 )
 from carryover.effects import Plan
-from carryover.errors import Unreachable
+from carryover.errors import CannotResume, Unreachable
 from carryover.events import Event
 from carryover.files import replace_file
 from carryover.observations import (
     Chunk,
     batched,
     check_positive,
-    chunk_of,
     chunks_of,
     is_in_memory,
     length_of,
     missing_chunk,
+    next_chunk,
 )
 from carryover.progress import open_bar
 from carryover.resuming import Resume
@@ -469,15 +469,46 @@ async def _in_pieces(service: AsyncCarryover, plan: Plan[None]) -> AsyncGenerato
         await answer.close()
 
 
+class _Source:
+    """The chunks of a stream. Where they fail they end, and the error waits for the answers in flight."""
+
+    def __init__(self, chunks: AsyncGenerator[Any, None]) -> None:
+        self._chunks = chunks
+        self.error: Exception | None = None
+
+    async def pull(self) -> Any:
+        """The next chunk; None at the end."""
+        try:
+            return await anext(self._chunks, None)
+        except Exception as error:  # noqa: BLE001  (it is raised behind the answers)
+            self.error = error
+            return None
+
+
 async def _stream(
     service: AsyncCarryover, plan: Plan[None], chunks: AsyncGenerator[Any, None]
+) -> AsyncGenerator[Answer, None]:
+    source = _Source(chunks)
+    try:
+        async with aclosing(_answers(service, plan, source)) as answers:
+            async for answer in answers:
+                yield answer
+    except CannotResume:
+        if source.error is None:
+            raise
+    if source.error is not None:
+        raise source.error
+
+
+async def _answers(
+    service: AsyncCarryover, plan: Plan[None], source: _Source
 ) -> AsyncGenerator[Answer, None]:
     connection = AsyncConnection(service.url, service.timeout, service._verify)
 
     async def perform(effect: Any) -> Any:
         kind = effect.__class__
         if kind is effects.Pull:
-            return await anext(chunks, None)
+            return await source.pull()
         if kind is effects.Read:
             return await connection.read()
         if kind is effects.Write:
@@ -507,15 +538,15 @@ async def _chunks(
         for chunk in chunks_of(whole, size):
             yield chunk
         return
-    naming, first = None, True
+    naming, first = None, 0
     times = None if timestamps is None else iter(timestamps)
     async for rows in _batched(observations, size):
-        if first:
+        if not first:
             naming = await service._run(
                 plans.naming_for(rows, cursor, service._models, service._retry, columns)
             )
-            first = False
-        yield chunk_of(rows, naming, None if times is None else list(islice(times, len(rows))))
+        yield next_chunk(rows, naming, None if times is None else list(islice(times, len(rows))), first)
+        first += len(rows)
 
 
 async def _batched(observations: Any, size: int) -> AsyncGenerator[list[Any], None]:

@@ -8,7 +8,8 @@ CarryoverError
 ├── NotCarryover             the answer is not that of a Carryover server
 └── Problem                  the server refused the request; its reason is in the message
     ├── Malformed            the body is not JSON, or not in the declared format
-    ├── Unprocessable        the values are wrong: shape, type, infinity; see `row`, `column`, `field`
+    ├── Unprocessable        the values are wrong: shape, type, infinity; see `row`, `column`, `field`;
+    │                        `row` counts from 0: in a stream from its first row, else in the chunk
     ├── UnsupportedType      the server cannot read or write this content type
     ├── Unsupported          the server does not have this part of a protocol
     ├── TooLarge             over the limit in `limit`
@@ -43,6 +44,7 @@ CarryoverError
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -299,6 +301,22 @@ def refusal(document: Mapping[str, Any], retry_after: str | None = None) -> Prob
     extra = {name: value for name, value in document.items() if name not in _STANDARD}
     error = cls(str(document.get("detail", document.get("title", kind))), status, kind, extra)
     return _with_retry_after(error, retry_after)
+
+
+def place_in_stream(error: Problem, first: int) -> None:
+    """Let a refusal name the row of the stream: the server counts from the first row of the chunk.
+
+    Parameters
+    ----------
+    first : row of the stream where the chunk begins
+    """
+    row = error.extra.get("row")
+    if not isinstance(row, int):
+        return
+    error.extra["row"] = first + row
+    error.detail = re.sub(rf"\brow {row}\b", f"row {first + row} of the stream", error.detail, count=1)
+    error.detail = re.sub(rf"\btimestamps\[{row}\]", f"timestamps[{first + row}]", error.detail, count=1)
+    error.args = (error.detail,)
 
 
 def _foreign_error(status: int, body: bytes, retry_after: str | None) -> CarryoverError:

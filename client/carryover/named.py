@@ -111,6 +111,15 @@ def read_future(table: Any, naming: Naming) -> Any:
     return _rows([_column(table, found[name]) for name in naming.future], naming.future)
 
 
+class RowError(ValueError):
+    """A row of a table is wrong. `row` counts from 0."""
+
+    def __init__(self, row: int, complaint: str) -> None:
+        super().__init__(f"row {row} {complaint}")
+        self.row = row
+        self.complaint = complaint
+
+
 def rename(names: Sequence[Any], naming: Naming) -> dict[Any, Any]:
     """The source's name of each column by the model's name.
 
@@ -161,7 +170,7 @@ def time_list(times: Any, length: int | None = None) -> list[Any]:
     if str(getattr(times, "dtype", "")).lower().startswith("datetime"):  # of NumPy, pandas or polars
         array = _utc(times)
         if np.isnat(array).any():
-            raise ValueError(f"row {int(np.isnat(array).argmax())} has no time")
+            raise RowError(int(np.isnat(array).argmax()), "has no time")
         found: list[Any] = (array.astype("datetime64[us]").astype("int64") / 1e6).tolist()
     else:
         found = [_time(time, row) for row, time in enumerate(array)]
@@ -182,7 +191,7 @@ def _column(table: Any, name: Any, *, is_time: bool = False) -> Any:
     if isinstance(table, list | tuple):
         for row, cells in enumerate(table):
             if name not in cells:
-                raise ValueError(f"row {row} has no {name!r}; it has {_listed(list(cells))}")
+                raise RowError(row, f"has no {name!r}; it has {_listed(list(cells))}")
         return [cells[name] for cells in table]
     if hasattr(table, "get_column"):  # polars
         column = table.get_column(name)
@@ -230,7 +239,7 @@ def _utc(times: Any) -> Any:
 def _time(time: Any, row: int) -> Any:
     time = time.item() if hasattr(time, "item") else time
     if time is None or time != time:  # NaN and NaT are not equal to themselves
-        raise ValueError(f"row {row} has no time")
+        raise RowError(row, "has no time")
     if isinstance(time, datetime):
         return time.isoformat()
     return time if isinstance(time, str) else float(time)

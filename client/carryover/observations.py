@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from carryover.named import Naming, names_of, read_future, read_table, time_list
+from carryover.named import Naming, RowError, names_of, read_future, read_table, time_list
 
 np: Any
 try:
@@ -115,6 +115,23 @@ def chunk_of(observations: Any, naming: Naming | None = None, timestamps: Any = 
     if timestamps is not None:
         chunk.timestamps = time_list(timestamps, len(chunk))
     return chunk
+
+
+def next_chunk(rows: Any, naming: Naming | None, timestamps: Any, first: int) -> Chunk:
+    """Convert the next rows of a stream to a chunk.
+
+    Parameters
+    ----------
+    first : the row of the stream where the chunk begins
+
+    Raises
+    ------
+    ValueError, TypeError : as `chunk_of`; a row is counted from the beginning of the stream
+    """
+    try:
+        return chunk_of(rows, naming, timestamps)
+    except RowError as error:
+        raise RowError(first + error.row, f"of the stream {error.complaint}") from None
 
 
 def future_chunk(future: Any, naming: Naming | None) -> Chunk:

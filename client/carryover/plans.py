@@ -94,8 +94,16 @@ def create(cursor: Cursor, retry: RetryPolicy) -> Plan[SessionInfo]:
 
 
 def inspect(cursor: Cursor, retry: RetryPolicy) -> Plan[SessionInfo]:
-    """Ask the server about the session, and continue at its position."""
-    return _update(cursor, (yield from send(wire.inspect(cursor), retry)))
+    """Ask the server about the session, and continue at its position.
+
+    Raises
+    ------
+    SessionExists : it runs another model than the one that was named for it
+    """
+    reply = yield from send(wire.inspect(cursor), retry)
+    if not cursor.model_confirmed:
+        _check_model(cursor, wire.reply_object(reply))
+    return _update(cursor, reply)
 
 
 def describe(cursor: Cursor, retry: RetryPolicy) -> Plan[SessionInfo]:

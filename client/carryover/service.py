@@ -25,17 +25,17 @@ from carryover.connection import (
     unreachable,
 )
 from carryover.effects import Plan
-from carryover.errors import Unreachable
+from carryover.errors import CannotResume, Unreachable
 from carryover.events import Event
 from carryover.files import replace_file
 from carryover.observations import (
     Chunk,
     batched,
     check_positive,
-    chunk_of,
     chunks_of,
     is_in_memory,
     missing_chunk,
+    next_chunk,
 )
 from carryover.progress import open_bar
 from carryover.resuming import Resume
@@ -333,7 +333,7 @@ class Session:
         """Stream observations in chunks. The result yields one `Prediction` per observation.
 
         The stream continues after broken connections, and after restarts of a server that stores its
-        sessions.
+        sessions. An error of the iterable is raised behind the predictions of the chunks that were sent.
 
         Parameters
         ----------
@@ -355,7 +355,7 @@ class Session:
         ------
         CannotResume : `resume`, and the session has not applied the first of these observations last
         ValueError : columns have other names than the model's inputs
-        CarryoverError
+        CarryoverError : a refusal names the row, counted from 0, of the first of these observations on
         """
         service, size = self.service, check_positive(chunk)
         whole = self._chunk(observations, columns, timestamps) if is_in_memory(observations) else None
@@ -413,7 +413,8 @@ class Session:
                 naming = service._run(
                     plans.naming_for(rows, self._cursor, service._models, service._retry, columns)
                 )
-            yield chunk_of(rows, naming, None if times is None else list(islice(times, len(rows))))
+            taken = None if times is None else list(islice(times, len(rows)))
+            yield next_chunk(rows, naming, taken, i * size)
 
     def _chunk(self, observations: Any, columns: Any, timestamps: Any) -> Chunk:
         service = self.service
@@ -625,13 +626,40 @@ def _in_pieces(service: Carryover, plan: Plan[None]) -> Generator[Any, None, Non
         answer.close()
 
 
-def _stream(service: Carryover, plan: Plan[None], source: Iterator[Any]) -> Generator[Answer, None, None]:
+class _Source:
+    """The chunks of a stream. Where they fail they end, and the error waits for the answers in flight."""
+
+    def __init__(self, chunks: Iterator[Any]) -> None:
+        self._chunks = chunks
+        self.error: Exception | None = None
+
+    def pull(self) -> Any:
+        """The next chunk; None at the end."""
+        try:
+            return next(self._chunks, None)
+        except Exception as error:  # noqa: BLE001  (it is raised behind the answers)
+            self.error = error
+            return None
+
+
+def _stream(service: Carryover, plan: Plan[None], chunks: Iterator[Any]) -> Generator[Answer, None, None]:
+    source = _Source(chunks)
+    try:
+        yield from _answers(service, plan, source)
+    except CannotResume:
+        if source.error is None:
+            raise
+    if source.error is not None:
+        raise source.error
+
+
+def _answers(service: Carryover, plan: Plan[None], source: _Source) -> Generator[Answer, None, None]:
     connection = Connection(service.url, service.timeout, service._verify)
 
     def perform(effect: Any) -> Any:
         kind = effect.__class__
         if kind is effects.Pull:
-            return next(source, None)
+            return source.pull()
         if kind is effects.Read:
             return connection.read()
         if kind is effects.Write:

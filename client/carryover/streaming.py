@@ -11,7 +11,15 @@ from dataclasses import dataclass
 
 from carryover import frames, plans, resuming, session_socket, wire
 from carryover.effects import CLOSE, PULL, Emit, Plan, Sleep
-from carryover.errors import CarryoverError, NotCarryover, Unavailable, Unreachable, refusal
+from carryover.errors import (
+    CarryoverError,
+    NotCarryover,
+    Problem,
+    Unavailable,
+    Unreachable,
+    place_in_stream,
+    refusal,
+)
 from carryover.observations import Chunk
 from carryover.resuming import Resume
 from carryover.retry import Pauses, RetryPolicy
@@ -50,7 +58,7 @@ def stream(
     in_memory : reading the source never blocks
     resume : go on with a source that was interrupted; else all its rows are new
     """
-    window = Window(cursor, options, max_in_flight, in_memory)
+    window = Window(cursor, options, max_in_flight, in_memory, None if resume is None else resume.start)
     if cursor.creation_options is not None:
         yield from plans.locate(cursor, target.retry)
     if resume is not None:
@@ -58,19 +66,27 @@ def stream(
         if rest is not None:
             window.push(rest)
     try:
-        if target.socket is False:
-            yield from _stream_requests(window, target)
-            return
-        try:
-            yield from _stream_socket(window, target)
-        except SocketUnavailable:
-            if target.socket:
-                raise
-            yield from _stream_requests(window, target)
+        yield from _stream_window(window, target)
+    except Problem as error:
+        if window.pending:
+            place_in_stream(error, window.pending[0].at - (window.start or 0))
+        raise
     except GeneratorExit:
         if window.pending:  # only the server knows whether they were applied
             cursor.invalidate()
         raise
+
+
+def _stream_window(window: Window, target: StreamTarget) -> Plan[None]:
+    if target.socket is False:
+        yield from _stream_requests(window, target)
+        return
+    try:
+        yield from _stream_socket(window, target)
+    except SocketUnavailable:
+        if target.socket:
+            raise
+        yield from _stream_requests(window, target)
 
 
 def _stream_requests(window: Window, target: StreamTarget) -> Plan[None]:

@@ -37,15 +37,22 @@ class Window:
     ----------
     max_in_flight : the most chunks in flight; it is 1 until the first answer shows the size of answers
     in_memory : reading the source never blocks
+    start : position of the session before row 0 of the source; None: that of the first chunk
     """
 
     def __init__(
-        self, cursor: Cursor, options: ChunkOptions, max_in_flight: int, in_memory: bool = False
+        self,
+        cursor: Cursor,
+        options: ChunkOptions,
+        max_in_flight: int,
+        in_memory: bool = False,
+        start: int | None = None,
     ) -> None:
         self.cursor = cursor
         self.options = options
         self.max_in_flight = max_in_flight
         self.in_memory = in_memory
+        self.start = start
         self.pending: deque[Sent] = deque()
         self.max_chunks, self.max_bytes = RECENT_CHUNKS, RECENT_BYTES
         self._bytes_per_observation = 0.0  # of an answer; 0 before the first answer
@@ -74,6 +81,7 @@ class Window:
         """Add a chunk after those in flight."""
         last = self.pending[-1] if self.pending else None
         at = last.at + len(last.chunk) if last else self.cursor.position or 0
+        self.start = at if self.start is None else self.start
         sent = Sent(chunk, at, first=not self.cursor.model_confirmed)
         self.pending.append(sent)
         self._observations_in_flight += len(chunk)

@@ -43,6 +43,24 @@ def format_step(seconds: float) -> str:
     return f"{max(seconds * 1000, 1):.0f}ms"
 
 
+def order_error(place: str, time: object, before: object, seconds: float) -> BadData:
+    """The error of a row whose time is before that of the row before it.
+
+    Parameters
+    ----------
+    place
+        Of the row: its source and number.
+    time, before
+        Its time and that of the row before it, as the message shows them.
+    seconds
+        From one to the other.
+    """
+    hint = "sort the rows by time"
+    if seconds <= SECONDS["h"]:
+        hint += ", or, for local times across a clock change, name their --timezone"
+    return BadData(f"{place}: time {time} is before {before}; {hint}")
+
+
 class Resampler:
     """Makes a row for each step out of rows that come one by one, in the order of time.
 
@@ -66,6 +84,7 @@ class Resampler:
         self.empty = 0
         self._bin: int | None = None
         self._rows: list[Doubles] = []
+        self._last = self._taken = 0
 
     def add(self, microseconds: int, values: Doubles) -> Iterator[tuple[int, Doubles]]:
         """Take a row, values [columns]; give out the time, in microseconds, and values of complete bins.
@@ -78,7 +97,9 @@ class Resampler:
         number = microseconds // self.step
         if self._bin is not None and number != self._bin:
             if number < self._bin:
-                raise BadData(f"{self.source}: a row is before the row before it; sort the rows by time")
+                time, before = (np.datetime64(each, "us") for each in (microseconds, self._last))
+                back = (self._last - microseconds) / 1e6
+                raise order_error(f"{self.source}, row {self._taken + 1}", time, before, back)
             yield from self.finish()
             missing = number - self._bin - 1
             self.empty += missing
@@ -88,7 +109,8 @@ class Resampler:
                 )
             for between in range(self._bin + 1, number):
                 yield between * self.step, np.full(len(values), np.nan)
-        self._bin = number
+        self._bin, self._last = number, microseconds
+        self._taken += 1
         self._rows.append(values)
 
     def finish(self) -> Iterator[tuple[int, Doubles]]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from models.arrays import Doubles, Seconds, Times
 from models.data import calendar
-from models.data.resampling import format_step
+from models.data.resampling import format_step, order_error
 from models.errors import BadData
 
 
@@ -182,7 +182,5 @@ def _check_order(source: str, times: Times) -> None:
     back = np.flatnonzero(np.diff(times) < np.timedelta64(0))
     if len(back):
         row = int(back[0]) + 1
-        hint = "sort the rows by time"
-        if times[row - 1] - times[row] <= np.timedelta64(1, "h"):
-            hint += ", or, for local times across a clock change, name their --timezone"
-        raise BadData(f"{source}, row {row + 1}: time {times[row]} is before {times[row - 1]}; {hint}")
+        seconds = float((times[row - 1] - times[row]).astype(np.int64)) / 1e6
+        raise order_error(f"{source}, row {row + 1}", times[row], times[row - 1], seconds)

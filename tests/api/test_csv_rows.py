@@ -149,6 +149,14 @@ async def test_the_times_of_a_row_are_those_of_a_model_with_time_features(start)
             service, "c", ",".join(names) + "\n" + ",".join(["1"] * len(names)), "?model=planned"
         )
         assert (untimed.status_code, untimed.json()["field"]) == (422, "time_column")
+        for old, new, said, place in (
+            ("07-01 02:", "07-01 03:", "row 3 is not 3600 s after", {"row": 3}),
+            (",0.1,0.1", ",0.1,", f"row 2, column {names[1]!r} is missing", {"row": 2, "column": names[1]}),
+        ):
+            refused = await send(service, "d", text.replace(old, new), "?model=planned")
+            assert refused.status_code == 422
+            assert check_problem(refused)["detail"].startswith(said)
+            assert place.items() <= refused.json().items()
 
 
 @pytest.mark.parametrize("start", [AsgiRoute], indirect=True)

@@ -15,6 +15,7 @@ import torch
 from app.cli import run
 from models.artifact.files import load
 from models.artifact.learning import Learning
+from models.data.calendar import PERIODS
 from models.nets.architecture import Architecture
 from models.training.checkpoint import save_checkpoint
 from models.training.recipe import Recipe
@@ -58,6 +59,11 @@ def test_every_command_has_help_for_itself_and_each_option(command, capsys):
     assert "For example: carryover" in text
     options = re.split(r"\n  (?=-)", text.partition("Options:")[2])[1:]
     assert all(re.search(r"[a-z]{3,}.*\.", option.split("  ", 1)[-1], re.S) for option in options)
+
+
+def test_the_help_of_train_names_every_time_feature(capsys):
+    assert run(["train", "--help"]) == 0
+    assert ", ".join(PERIODS) in " ".join(capsys.readouterr().out.split())
 
 
 def test_help_imports_neither_torch_nor_pydantic():

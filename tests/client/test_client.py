@@ -582,11 +582,48 @@ async def test_without_websockets_a_stream_uses_requests(connected, monkeypatch)
 
 async def test_a_refusal_is_raised_with_the_row_that_caused_it(connected, socket):
     async with connected() as (_, call):
-        with pytest.raises(carryover.Unprocessable) as error:
-            await call(lambda c: c.session("a").stream([0.1, 0.2, float("inf")], 2, socket=socket).collect())
-        assert (error.value.status, error.value.extra["row"]) == (422, 0)
+        rows = [0.1, 0.2, float("inf")]
+        for name, given in (("a", rows), ("b", iter(rows))):
+            with pytest.raises(carryover.Unprocessable, match=r"row 2 of the stream, column 0 is") as error:
+                await call(lambda c, n=name, g=given: c.session(n).stream(g, 2, socket=socket).collect())
+            assert (error.value.status, error.value.extra["row"]) == (422, 2)
+        named = [{"a": 1, "b": 2, "c": 3}] * 3 + [{"a": 1}]
+        with pytest.raises(ValueError, match=r"row 3 of the stream has no 'b'"):
+            await call(lambda c: c.session("p", "pair").stream(iter(named), 2, socket=socket).collect())
         answer = await call(lambda c: c.session("a").stream([0.3], socket=socket).collect())
     assert answer.position == 3
+
+
+async def test_an_error_of_the_source_comes_behind_the_predictions_of_what_was_sent(connected, socket, kind):
+    def readings() -> Iterator[float]:
+        yield from (0.1, 0.2, 0.3, 0.4, 0.5)
+        raise ValueError("a bad row")
+
+    def streamed(client: Any) -> Any:
+        return client.session("a").stream(readings(), 2, max_in_flight=8, socket=socket)
+
+    async def collect_async(client: Any) -> list[Any]:
+        got: list[Any] = []
+        try:
+            async for prediction in streamed(client):
+                got += [prediction.position]
+        except ValueError as error:
+            got += [str(error)]
+        return got
+
+    def collect_blocking(client: Any) -> list[Any]:
+        got: list[Any] = []
+        try:
+            for prediction in streamed(client):
+                got += [prediction.position]
+        except ValueError as error:
+            got += [str(error)]
+        return got
+
+    async with connected() as (service, call):
+        got = await call(collect_blocking if kind == "blocking" else collect_async)
+        assert got == [1, 2, 3, 4, "a bad row"]
+        assert (await service.session("a"))["position"] == 4
 
 
 async def test_without_retries_an_unreachable_server_is_an_error_at_once(kind):

@@ -42,7 +42,7 @@ from app.codec.limits import (
     validate_session_id,
 )
 from app.errors import CarryoverError, Unprocessable
-from app.jobs.answers import SessionView, epoch_token, parse_epoch
+from app.jobs.answers import ChunkAnswer, SessionView, epoch_token, parse_epoch
 from app.jobs.jobs import (
     Advance,
     Annotate,
@@ -61,6 +61,7 @@ from app.jobs.session_query import ORDERS, SessionQuery
 from app.session import state_file
 from app.session.names import id_of
 from app.session.notes import MAX_LABELS, Alert, parse_alert, parse_label, parse_labels
+from models.artifact.served import ServedArtifact
 
 router = APIRouter(tags=["sessions"], route_class=StrictRoute, generate_unique_id_function=operation_id)
 
@@ -229,9 +230,10 @@ async def advance_session(request: Request, id: Id, query: Annotated[ChunkQuery,
     The chunk is JSON, or, with `content-type: text/csv`, CSV, whose columns are found by name. The query
     parameters are for CSV. With `accept: text/csv`, the answer is CSV.
     """
-    session, flat = validate_session_id(id), False
+    session, flat, artifact = validate_session_id(id), False, None
     if csv_rows.has_csv_body(request):
-        job = await _read_csv_chunk(request, session, query)
+        artifact = await csv_rows.artifact_of(request, session, query.model)
+        job = await _read_csv_chunk(request, session, query, artifact)
     else:
         for name in request.query_params:
             detail = f"the query is for chunks in CSV: in JSON {name[:80]!r} belongs into the body"
@@ -248,11 +250,11 @@ async def advance_session(request: Request, id: Id, query: Annotated[ChunkQuery,
             options=chunk.options,
         )
     if not csv_rows.wants_csv(request):
-        answer = await get_caller(request).ask(job)
+        answer = await _ask(request, job, artifact)
         return Response(answers.encode_chunk_answer(answer, flat), media_type=JSON)
     if job.horizon:
         raise Unprocessable("a forecast is answered in JSON: leave out `accept: text/csv`", field="horizon")
-    answer = await get_caller(request).ask(job)
+    answer = await _ask(request, job, artifact)
     targets = (await csv_rows.artifact_of(request, session, answer.model)).targets
     headers = {
         "carryover-epoch": epoch_token(answer.epoch),
@@ -262,10 +264,22 @@ async def advance_session(request: Request, id: Id, query: Annotated[ChunkQuery,
     return Response(body, media_type=CONTENT_TYPE, headers=headers)
 
 
-async def _read_csv_chunk(request: Request, session: str, query: ChunkQuery) -> Advance:
+async def _ask(request: Request, job: Advance, artifact: ServedArtifact | None) -> ChunkAnswer:
+    """The answer to a chunk; `artifact` is the model whose columns were read, for a chunk in CSV."""
+    try:
+        answer: ChunkAnswer = await get_caller(request).ask(job)
+        return answer
+    except Unprocessable as error:
+        if artifact is not None:
+            csv_chunks.place_in_body(error, artifact)
+        raise
+
+
+async def _read_csv_chunk(
+    request: Request, session: str, query: ChunkQuery, artifact: ServedArtifact
+) -> Advance:
     limits = request.app.state.limits
     horizon = chunks.validate_horizon(query.horizon or 0, limits)
-    artifact = await csv_rows.artifact_of(request, session, query.model)
     rows = await csv_rows.read_csv(request, artifact, query.table_options(), limits)
     # By name, so that a session of another model, which took the id meanwhile, is not fed other columns.
     options = csv_chunks.options_of(rows, artifact, query.level, score=query.score)

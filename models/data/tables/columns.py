@@ -172,19 +172,28 @@ class TableReader:
         self._times: TimeReader | None = None
         self._indices: list[int] = []
         self._left_out = frozenset(options.ignored)
+        self._first: Piece | None = None  # read already, to find the times
         for name in (options.time_column, label, *options.ignored):
             if name is not None and name not in self.table.names:
                 raise BadData(f"{table.source} has no column {name!r}; it has {listed(self.table.names)}")
         if inputs is not None and self.table.has_names:
             self._choose(match_names(self.table, inputs))
 
+    def find_time_column(self) -> str | None:
+        """The column that times are read from; None if there is none. The first rows are read for it."""
+        self._first = next(self.table.pieces, None)
+        if self._first is not None:
+            self._find_times(self._first)
+        return self.time_column
+
     def rows(self) -> Iterator[Rows]:
         """The rows, as they come in."""
         pieces = self.table.pieces
-        first = next(pieces, None)
+        first = next(pieces, None) if self._first is None else self._first
         if first is None:
             return
-        self._find_times(first)
+        if self._times is None:
+            self._find_times(first)
         if not self._indices:
             self._find_inputs(first)
         if not self._indices:
