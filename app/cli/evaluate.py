@@ -96,7 +96,8 @@ def evaluate(
     """Stream the test part of a file through a trained network, and compare it with simple baselines.
 
     The network keeps its carry between chunks. Without --split, the test part is that of the training, if the
-    network was trained on this file. If the test part contains training rows, a note says so.
+    network was trained on this file, and else the last 15 % of its rows. If the test part contains training
+    rows, a note says so.
 
     Of many series, each is a session of its own, and there is no figure.
 
