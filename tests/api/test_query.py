@@ -48,3 +48,5 @@ async def test_what_belongs_into_the_body_of_a_chunk_in_json_is_refused_in_the_q
             assert (answer.status_code, answer.json()["field"]) == (422, name)
             assert f"in JSON '{name}' belongs into the body" in answer.json()["detail"]
         assert (await service.http.get("/sessions/a")).status_code == 404
+        default = await service.http.post("/sessions/a/observations?score=false", json=body)
+        assert default.status_code == 200

@@ -235,8 +235,9 @@ async def advance_session(request: Request, id: Id, query: Annotated[ChunkQuery,
         artifact = await csv_rows.artifact_of(request, session, query.model)
         job = await _read_csv_chunk(request, session, query, artifact)
     else:
-        for name in request.query_params:
-            detail = f"the query is for chunks in CSV: in JSON {name[:80]!r} belongs into the body"
+        # Generated clients send all parameters, with their defaults.
+        for name in query.model_dump(exclude_defaults=True):
+            detail = f"the query is for chunks in CSV: in JSON {name!r} belongs into the body"
             raise Unprocessable(detail, field=name)
         chunk = chunks.decode_chunk(await read_body(request), request.app.state.limits)
         flat = chunk.flat
