@@ -311,6 +311,7 @@ def wrong_width_error(forecaster: Forecaster, width: int) -> Unprocessable:
         return Unprocessable(
             f"model {artifact.name!r} takes timestamps with its observations: the server computes {computed} "
             "from them",
+            row=0,
             field="timestamps",
         )
     return Unprocessable(

@@ -321,7 +321,7 @@ async def test_a_body_is_answered_as_the_router_answers_it(start_hot, body):
     assert answers[0] == answers[1]
 
 
-@pytest.mark.parametrize("path", ["/sessions/s/observations?x=1", "/sessions/%73/observations"])
+@pytest.mark.parametrize("path", ["/sessions/s/observations?score=false", "/sessions/%73/observations"])
 async def test_paths_that_the_hot_route_does_not_recognise_reach_the_router(start_hot, path):
     async with start_hot() as service:
         response = await service.http.post(path, content=b'{"observations": [[0.5]]}')
