@@ -8,8 +8,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from app.codec.limits import BYTE_ORDER_MARK
-from tests.helpers.services import Start, starter
-from tests.helpers.ways import AsgiRoute, HotRoute, check_problem
+from tests.helpers.ways import check_problem
 
 pytestmark = pytest.mark.anyio
 
@@ -30,13 +29,8 @@ def store() -> str:
     return "memory"
 
 
-@pytest.fixture(params=[AsgiRoute, HotRoute], ids=["asgi", "hot"])
-def start(request, store, zoo_folder, clock, tmp_path, monkeypatch) -> Start:
-    return starter(request.param, store, zoo_folder, clock, tmp_path, monkeypatch)
-
-
-async def test_a_compressed_body_is_accepted_on_every_route(start):
-    async with start() as service:
+async def test_a_compressed_body_is_accepted_on_every_route(start_both):
+    async with start_both() as service:
         await service.advance("a", [[0.5]])
         for path, body, status in POSTS:
             response = await service.http.post(
@@ -68,8 +62,8 @@ async def test_a_compressed_body_is_accepted_on_every_route(start):
     ],
     ids=["br", "twice", "not gzip", "cut short", "too large", "identity"],
 )
-async def test_a_body_that_cannot_be_decompressed_is_refused(start, encoding, body, status):
-    async with start(body_bytes=10_000) as service:
+async def test_a_body_that_cannot_be_decompressed_is_refused(start_both, encoding, body, status):
+    async with start_both(body_bytes=10_000) as service:
         for path in ("/sessions/a/observations", "/sessions/a/reset", "/observations"):
             response = await service.http.post(path, content=body, headers={"content-encoding": encoding})
             if status != 200:
@@ -79,8 +73,8 @@ async def test_a_body_that_cannot_be_decompressed_is_refused(start, encoding, bo
         assert listed == (status == 200)
 
 
-async def test_a_byte_order_mark_before_json_is_ignored(start):
-    async with start() as service:
+async def test_a_byte_order_mark_before_json_is_ignored(start_both):
+    async with start_both() as service:
         await service.advance("a", [[0.5]])
         for path, body, status in POSTS:
             response = await service.http.post(path, content=BYTE_ORDER_MARK + body)
@@ -101,8 +95,8 @@ async def test_a_byte_order_mark_in_a_text_message_is_ignored(start_hot):
         assert json.loads(await socket.recv())["position"] == 1
 
 
-async def test_head_answers_every_get_route_as_get_without_the_body(start):
-    async with start() as service:
+async def test_head_answers_every_get_route_as_get_without_the_body(start_both):
+    async with start_both() as service:
         await service.advance("a", [[0.5]])
         paths = [path for path, item in service.app.openapi()["paths"].items() if "get" in item]
         values = {"{id}": "a", "{name}": "sine", "{model}": "sine", "{version}": "1"}

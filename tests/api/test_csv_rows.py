@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.helpers.services import Start, starter
-from tests.helpers.ways import AsgiRoute, HotRoute, check_problem
+from tests.helpers.ways import AsgiRoute, check_problem
 
 pytestmark = pytest.mark.anyio
 
@@ -21,18 +20,13 @@ def store() -> str:
     return "memory"
 
 
-@pytest.fixture(params=[AsgiRoute, HotRoute], ids=["asgi", "hot"])
-def start(request, store, zoo_folder, clock, tmp_path, monkeypatch) -> Start:
-    return starter(request.param, store, zoo_folder, clock, tmp_path, monkeypatch)
-
-
 async def send(service: Any, session: str, text: str | bytes, query: str = "", **headers: str) -> Any:
     url = f"/sessions/{session}/observations{query}"
     return await service.http.post(url, content=text, headers=CSV | headers)
 
 
-async def test_columns_are_found_by_name_and_the_answer_is_that_of_the_same_numbers_in_json(start):
-    async with start() as service:
+async def test_columns_are_found_by_name_and_the_answer_is_that_of_the_same_numbers_in_json(start_both):
+    async with start_both() as service:
         text = "c;note;b;a\n1,5;x;2;3\n4;y;;6\n"
         answer = await send(service, "a", text, "?model=pair&score=false")
         wanted = (await service.advance("b", [[3, 2, 1.5], [6, None, 4]], model="pair")).numbers
@@ -42,8 +36,8 @@ async def test_columns_are_found_by_name_and_the_answer_is_that_of_the_same_numb
         assert zipped.json()["position"] == 3
 
 
-async def test_a_chunk_is_applied_once_whether_it_is_sent_as_csv_or_json(start):
-    async with start() as service:
+async def test_a_chunk_is_applied_once_whether_it_is_sent_as_csv_or_json(start_both):
+    async with start_both() as service:
         first = (await send(service, "a", "value\n0.1\n0.2\n", "?at=0")).json()
         again = (await send(service, "a", "x,value\n7,0.1\n7,0.2\n", f"?at=0&epoch={first['epoch']}")).json()
         assert (again["replayed"], again["position"]) == (True, 2)
@@ -57,8 +51,8 @@ async def test_a_chunk_is_applied_once_whether_it_is_sent_as_csv_or_json(start):
         assert (ahead.json()["position"], len(ahead.json()["forecast"])) == (3, 3)
 
 
-async def test_the_answer_is_csv_where_it_is_wanted(start):
-    async with start() as service:
+async def test_the_answer_is_csv_where_it_is_wanted(start_both):
+    async with start_both() as service:
         answer = await send(service, "a", "value\n0.1\nNA\n", accept="text/csv")
         again = await service.http.post(
             "/sessions/b/observations", json={"observations": [0.1, None]}, headers={"accept": "text/csv"}
@@ -77,8 +71,8 @@ async def test_the_answer_is_csv_where_it_is_wanted(start):
     assert (forecast.status_code, position) == (422, 2)
 
 
-@pytest.mark.parametrize("start", [AsgiRoute], indirect=True)
-async def test_what_cannot_be_read_is_refused_by_row_and_column_and_nothing_advances(start):
+@pytest.mark.parametrize("start_both", [AsgiRoute], indirect=True)
+async def test_what_cannot_be_read_is_refused_by_row_and_column_and_nothing_advances(start_both):
     cases: list[tuple[str | bytes, str, int, str, dict[str, Any]]] = [
         ("v\n1\n", "", 400, "has the columns v; the model reads value", {}),
         ("v\n1\n", "", 400, "Say which column is which: map=v=value", {}),
@@ -118,7 +112,7 @@ async def test_what_cannot_be_read_is_refused_by_row_and_column_and_nothing_adva
         ("value\n1\n", "?timezone=Mars", 400, "unknown time zone", {}),
         ("value\n1\n", "?model=none", 404, "there is no model 'none'", {}),
     ]
-    async with start(chunk_observations=100) as service:
+    async with start_both(chunk_observations=100) as service:
         for text, query, status, message, extra in cases:
             if "timezone" in query:
                 text = "t,value\n2024-01-01,1\n"
@@ -129,9 +123,9 @@ async def test_what_cannot_be_read_is_refused_by_row_and_column_and_nothing_adva
         assert (await service.http.get("/sessions")).json()["total"] == 0
 
 
-@pytest.mark.parametrize("start", [AsgiRoute], indirect=True)
-async def test_the_times_of_a_row_are_those_of_a_model_with_time_features(start):
-    async with start() as service:
+@pytest.mark.parametrize("start_both", [AsgiRoute], indirect=True)
+async def test_the_times_of_a_row_are_those_of_a_model_with_time_features(start_both):
+    async with start_both() as service:
         model = (await service.http.get("/models/planned")).json()
         names = [port["name"] for port in model["inputs"][: -2 * len(model["time_features"])]]
         rows = [[0.1 * i] * len(names) for i in range(3)]
@@ -159,9 +153,9 @@ async def test_the_times_of_a_row_are_those_of_a_model_with_time_features(start)
             assert place.items() <= refused.json().items()
 
 
-@pytest.mark.parametrize("start", [AsgiRoute], indirect=True)
-async def test_a_file_can_be_read_without_a_session(start):
-    async with start() as service:
+@pytest.mark.parametrize("start_both", [AsgiRoute], indirect=True)
+async def test_a_file_can_be_read_without_a_session(start_both):
+    async with start_both() as service:
         url = "/models/pair/rows?map=temperature=a"
         text = "ts,c,note,b,temperature\n1704067200,1,x,2,3\n1704067260,4,y,NA,6\n"
         answer = (await service.http.post(url, content=text, headers=CSV)).json()
@@ -177,8 +171,8 @@ async def test_a_file_can_be_read_without_a_session(start):
         assert (await service.http.get("/sessions")).json()["total"] == 0
 
 
-async def test_csv_without_its_content_type_is_refused_with_the_header_to_send(start):
-    async with start() as service:
+async def test_csv_without_its_content_type_is_refused_with_the_header_to_send(start_both):
+    async with start_both() as service:
         for text in ("value\n0.5\n0.25\n", "0.5,0.25", "timestamp,value\n2024-01-01,1\n"):
             headers = {"content-type": "application/x-www-form-urlencoded"}  # as curl sends it
             refused = await service.http.post("/sessions/a/observations", content=text, headers=headers)

@@ -6,8 +6,7 @@ import re
 
 import pytest
 
-from tests.helpers.services import Start, starter
-from tests.helpers.ways import AsgiRoute, HotRoute, check_problem
+from tests.helpers.ways import check_problem
 
 pytestmark = pytest.mark.anyio
 
@@ -17,13 +16,8 @@ def store() -> str:
     return "memory"
 
 
-@pytest.fixture(params=[AsgiRoute, HotRoute], ids=["asgi", "hot"])
-def start(request, store, zoo_folder, clock, tmp_path, monkeypatch) -> Start:
-    return starter(request.param, store, zoo_folder, clock, tmp_path, monkeypatch)
-
-
-async def test_every_operation_refuses_a_query_parameter_that_it_does_not_take(start):
-    async with start() as service:
+async def test_every_operation_refuses_a_query_parameter_that_it_does_not_take(start_both):
+    async with start_both() as service:
         await service.advance("a", [0.5])
         paths = service.app.openapi()["paths"]
         ours = re.compile(r"/(sessions|observations|models|events|v1)\b")
@@ -38,8 +32,8 @@ async def test_every_operation_refuses_a_query_parameter_that_it_does_not_take(s
         assert (await service.session("a"))["position"] == 1
 
 
-async def test_what_belongs_into_the_body_of_a_chunk_in_json_is_refused_in_the_query(start):
-    async with start() as service:
+async def test_what_belongs_into_the_body_of_a_chunk_in_json_is_refused_in_the_query(start_both):
+    async with start_both() as service:
         for query in ("at=0", "at=99", "model=nope"):
             body = {"observations": [[0.5]]}
             answer = await service.http.post(f"/sessions/a/observations?{query}", json=body)

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from app.cli.row_reader import open_rows, select_columns
 from models.data.dataset import open_series
 from models.data.tables.options import NO_OPTIONS, TableOptions
 from models.errors import BadData
+from tests.helpers.commands import ran
 from tests.helpers.locked import Keys
 from tests.helpers.zoo import TOLERANCE, one_pass, series
 
@@ -52,25 +52,8 @@ def readings(tmp_path, values) -> Path:
     return path
 
 
-@pytest.fixture
-def started(start_hot, capsys):
-    @asynccontextmanager
-    async def start():
-        async with start_hot() as service:
-            capsys.readouterr()  # where it listens
-            yield service
-
-    return start
-
-
 def read_csv(capsys: Any) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-
-
-async def ran(service: Any, *arguments: object) -> int:
-    """Run a command against the service, off its event loop."""
-    url = ["--url", f"http://127.0.0.1:{service.port}"]
-    return await asyncio.to_thread(run, [*map(str, arguments), *url])
 
 
 async def test_a_file_is_streamed_and_its_times_are_copied(started, readings, values, artifacts, capsys):

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.cli import run
 from app.cli.prediction_writer import Layout
+from tests.helpers.commands import ran
 
 pytestmark = pytest.mark.anyio
 HOURS = [f"2026-01-{1 + hour // 24:02} {hour % 24:02}:00:00" for hour in range(48)]
@@ -20,22 +17,6 @@ HOURS = [f"2026-01-{1 + hour // 24:02} {hour % 24:02}:00:00" for hour in range(4
 @pytest.fixture(params=["memory"])
 def store(request) -> str:
     return request.param
-
-
-@pytest.fixture
-def started(start_hot, capsys):
-    @asynccontextmanager
-    async def start() -> AsyncIterator[Any]:
-        async with start_hot() as service:
-            capsys.readouterr()  # where it listens
-            yield service
-
-    return start
-
-
-async def ran(service: Any, *arguments: object) -> int:
-    url = ["--url", f"http://127.0.0.1:{service.port}"]
-    return await asyncio.to_thread(run, [*map(str, arguments), *url])
 
 
 def write(path: Path, header: str, *columns: Any) -> Path:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import io
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from app.cli import resume, run
+from app.cli import resume
 from app.cli.prediction_writer import Layout
 from models.errors import BadData
+from tests.helpers.commands import ran
 from tests.helpers.zoo import series
 
 pytestmark = pytest.mark.anyio
@@ -27,22 +26,6 @@ HOURS = [f"2026-01-01 {hour:02}:00:00" for hour in range(24)]
 @pytest.fixture(params=["memory"])
 def store(request) -> str:
     return request.param
-
-
-@pytest.fixture
-def started(start_hot, capsys):
-    @asynccontextmanager
-    async def start() -> AsyncIterator[Any]:
-        async with start_hot() as service:
-            capsys.readouterr()  # where it listens
-            yield service
-
-    return start
-
-
-async def ran(service: Any, *arguments: object) -> int:
-    url = ["--url", f"http://127.0.0.1:{service.port}"]
-    return await asyncio.to_thread(run, [*map(str, arguments), *url])
 
 
 def write_csv(path: Path, columns: dict[str, Any]) -> Path:

@@ -197,6 +197,12 @@ def start_hot(store, zoo_folder, clock, tmp_path, monkeypatch) -> Start:
     return starter(HotRoute, store, zoo_folder, clock, tmp_path, monkeypatch)
 
 
+@pytest.fixture(params=[AsgiRoute, HotRoute], ids=["asgi", "hot"])
+def start_both(request, store, zoo_folder, clock, tmp_path, monkeypatch) -> Start:
+    """Start a service with FastAPI's route in memory, and one with the hot route, for tests of requests."""
+    return starter(request.param, store, zoo_folder, clock, tmp_path, monkeypatch)
+
+
 def starter(
     way: type[Way], store: str, zoo_folder: Path, clock: Clock, folder: Path, monkeypatch: Any
 ) -> Start:
