@@ -238,7 +238,7 @@ class Store(Protocol):
         """
 
     def __len__(self) -> int:
-        """How many sessions the store has."""
+        """How many sessions the store has. Right at any time, also while a thread is in another call."""
 
     def tend(self) -> None:
         """Do a bounded part of the store's upkeep. No commit depends on it.

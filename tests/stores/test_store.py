@@ -224,6 +224,40 @@ class StoreContract:
         settle()
         assert len(store) == 2
 
+    def test_its_length_is_right_at_every_moment_of_every_call(self, store, clock):
+        """The engine asks for it while a thread is in the store."""
+        if not store.may_block:
+            pytest.skip("no thread calls this store")
+        expected = 0
+        for changes, tombstones, length in (
+            ([record("a"), record("b", deadline=clock.now - 1), record("c")], [], 3),
+            ([record("a", 2)], [], 3),
+            ([], [Tombstone("b", 1, "expired", clock.now), Tombstone("c", 1, "deleted", clock.now)], 1),
+            ([record("b", 2)], [], 2),
+        ):
+            store.load([changed.session for changed in [*changes, *tombstones]])
+            lengths = lengths_during(store, partial(store.commit, blocks(changes), tombstones))
+            assert lengths <= {expected, length}
+            expected = length
+            for upkeep in (store.tend, partial(store.names, NamesQuery("", 9)), store.tend):
+                assert lengths_during(store, upkeep) == {expected}
+
+
+def lengths_during(store: Store, call: Callable[[], object]) -> set[int]:
+    """What the store's length is before each line of Python that a call runs, and behind it."""
+    found: set[int] = set()
+
+    def trace(*_: object) -> object:
+        found.add(store.__len__())  # unlike len(), also below 0
+        return trace
+
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(None)
+    return found | {len(store)}
+
 
 def steps_of(call: Callable[[], object]) -> int:
     """Lines of Python that a call runs."""

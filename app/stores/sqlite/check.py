@@ -128,7 +128,7 @@ def check_file(path: Path) -> FileReport:
             if isinstance(changes, DamagedJournal):
                 loss = loss or str(changes)
             else:
-                journal.add(sequence, changes.blocks, changes.removals, growth=0)
+                journal.add(sequence, changes.blocks, changes.removals)
         return _report(tables, journal, loss)
 
 

@@ -23,7 +23,6 @@ class PendingChanges:
         # The sequence of the batch, its block with the record, and the index there. The newest is last.
         self._records: dict[str, tuple[int, Block, int]] = {}
         self._removals: dict[str, StoredTombstone] = {}  # the newest removal is last
-        self.growth = 0  # how many sessions these changes add to the tables (or, below 0, remove)
 
     def __bool__(self) -> bool:
         return bool(self._records or self._removals)
@@ -33,7 +32,7 @@ class PendingChanges:
         return len(self._records)
 
     def growth_by(self, blocks: Sequence[Block], removals: Sequence[StoredTombstone]) -> int:
-        """How many sessions there would be more with these changes, which can be added.
+        """How many more sessions there are with these changes, which can be added; below 0, how many fewer.
 
         Raises
         ------
@@ -48,16 +47,8 @@ class PendingChanges:
             growth += self._count_absent(removed) - len(removed)
         return growth
 
-    def add(
-        self, sequence: int, blocks: Sequence[Block], removals: Sequence[StoredTombstone], growth: int
-    ) -> None:
-        """Add the changes of a batch; they replace older ones of the same sessions. Cannot fail.
-
-        Parameters
-        ----------
-        growth : from `growth_by`
-        """
-        self.growth += growth
+    def add(self, sequence: int, blocks: Sequence[Block], removals: Sequence[StoredTombstone]) -> None:
+        """Add the changes of a batch; they replace older ones of the same sessions. Cannot fail."""
         for block in blocks:
             for session in block.sessions:
                 self._records.pop(session, None)  # so that the newest record is last
@@ -72,18 +63,11 @@ class PendingChanges:
             self._removals.pop(session, None)  # so that the newest removal is last
             self._removals[session] = removal
 
-    def forget(self, count: int, growth: int) -> None:
-        """Forget the oldest records and all removals: they were written.
-
-        Parameters
-        ----------
-        count : number of records
-        growth : how many sessions that added to the tables
-        """
+    def forget(self, count: int) -> None:
+        """Forget the oldest `count` records and all removals: they were written."""
         for session in list(islice(self._records, count)):
             del self._records[session]
         self._removals.clear()
-        self.growth = self.growth - growth if self._records else 0
 
     def find(self, session: str) -> Record | StoredTombstone | None:
         """The pending change of a session."""

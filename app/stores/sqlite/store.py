@@ -115,6 +115,8 @@ class SqliteStore:
                 check_names(path, self._tables, accept_loss=accept_loss)
                 self._last_removal = self._tables.last_removal
                 self._sequence = self._tables.sequence  # of the last committed batch
+                # With those that are pending. One number, because the engine reads it while a thread writes.
+                self._count = self._tables.sessions
                 self._pending = PendingChanges(self._tables.count_present)
                 self._journal = Journal(self._database)
                 self._empty_journal(accept_loss=accept_loss)
@@ -145,7 +147,8 @@ class SqliteStore:
             self._sequence = sequence
             if not self._period:
                 self._mark.write(sequence, self._clock())
-        self._pending.add(sequence, blocks, removals, growth)
+        self._pending.add(sequence, blocks, removals)
+        self._count += growth
         self._last_removal += len(removals)
         self.upkeep_due = self._log_bytes > CHECKPOINT_BYTES or self._journal_is_full
         return NO_CONFLICTS
@@ -205,7 +208,7 @@ class SqliteStore:
                     file.write(repr(before))
 
     def __len__(self) -> int:
-        return self._tables.sessions + self._pending.growth
+        return self._count
 
     def tend(self) -> None:
         idle, self._busy = not self._busy, False
@@ -262,8 +265,8 @@ class SqliteStore:
                     raise ConfigError(f"store {self.path} is damaged: {changes}; {ADVICE}")
                 log.error("store %s is damaged, and that was accepted: %s", self.path, changes)
                 continue
-            growth = self._pending.growth_by(changes.blocks, changes.removals)
-            self._pending.add(sequence, changes.blocks, changes.removals, growth)
+            self._count += self._pending.growth_by(changes.blocks, changes.removals)
+            self._pending.add(sequence, changes.blocks, changes.removals)
             self._last_removal = max([self._last_removal, *(gone.number for gone in changes.removals)])
         if self._sequence > self._tables.sequence:
             self._write(len(self._pending))
@@ -276,10 +279,12 @@ class SqliteStore:
         """
         blocks, removals = self._pending.blocks(count), self._pending.removals()
         forget_up_to = removals[-1].number - self._max_tombstones if removals else 0
-        sequence, sessions = self._pending.last_written(count, self._sequence), self._tables.sessions
+        sequence = self._pending.last_written(count, self._sequence)
         with nullcontext() if self._period else without_fsync(self._database):
             self._tables.write(blocks, removals, sequence, forget_up_to)
-        self._pending.forget(count, self._tables.sessions - sessions)
+        self._pending.forget(count)
+        if not self._pending:
+            self._count = self._tables.sessions
         self._journal.forget(sequence)
         pages = 2 * sum(map(len, blocks)) + 4 * len(removals) + 4
         self._log_bytes += sum(sum(map(len, block.bodies)) for block in blocks) + pages * PAGE_BYTES
