@@ -12,6 +12,7 @@ import typer
 
 from app.cli import import_graph as graphs
 from app.cli import options
+from app.cli.fields import print_fields
 
 if TYPE_CHECKING:
     from models.artifact.files import Artifact, GraphArtifact
@@ -308,12 +309,8 @@ def _show(artifact: Artifact | GraphArtifact) -> None:
         "states": ", ".join(f"{state.next_tensor} -> {state.tensor}" for state in artifact.states),
         "forecasts": graphs.describe_feedback(artifact),
         "fingerprint": artifact.fingerprint,
-    } | {key.replace("_", " "): json.dumps(value) for key, value in artifact.metrics.items()}
-    width = max(map(len, lines))
-    for key, value in lines.items():
-        if not value:
-            continue
-        print(f"{key:{width}}  {value}")
+    }
+    print_fields({**{name: text for name, text in lines.items() if text}, **artifact.metrics})
 
 
 def _list(artifacts: list[Artifact | GraphArtifact]) -> None:

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
-from datetime import datetime
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,10 +14,11 @@ import typer
 
 from app.cli import connect, options
 from app.cli.connect import DEFAULT_URL
+from app.cli.fields import print_fields
 from models.wording import counted
 
 if TYPE_CHECKING:
-    from carryover import SessionInfo
+    from carryover import Carryover, SessionInfo
 
 TABLE_HEAD = ("SESSION", "MODEL", "POSITION", "SKILL", "SURPRISE", "LAST SEEN (UTC)")
 ALIGNMENTS = "<<>>><"
@@ -78,7 +78,7 @@ def show(
 ) -> None:
     """Print a session's model, position, errors and times."""
     with connect.client(url, key_file) as server:
-        _print(server.session(session).info(), as_json)
+        _print(server.session(session).info(), as_json, server)
 
 
 @sessions.command(short_help="Change the labels of a session.")
@@ -94,7 +94,7 @@ def label(
     """Set labels of a session. Its other labels stay, and it does not move."""
     changes = {name: value or None for name, value in _labels(labels).items()}
     with connect.client(url, key_file) as server:
-        _print(server.session(session).set_labels(changes), as_json)
+        _print(server.session(session).set_labels(changes), as_json, server)
 
 
 @sessions.command(short_help="Reset a session: zero its carry.")
@@ -108,7 +108,7 @@ def reset(
     with connect.client(url, key_file) as server:
         chosen = server.session(session)
         chosen.refresh()
-        _print(chosen.reset(), as_json)
+        _print(chosen.reset(), as_json, server)
 
 
 @sessions.command(short_help="Make a copy of a session.")
@@ -128,7 +128,7 @@ def fork(
     with connect.client(url, key_file) as server:
         original = server.session(session)
         original.refresh()
-        _print(original.fork(into).info(), as_json)
+        _print(original.fork(into).info(), as_json, server)
 
 
 @sessions.command(short_help="Delete a session.")
@@ -275,33 +275,20 @@ def _decimals(number: float | None) -> str:
     return "-" if number is None else f"{number:.3f}"
 
 
-def _print(info: SessionInfo, as_json: bool) -> None:
+def _print(info: SessionInfo, as_json: bool, server: Carryover) -> None:
     fields: dict[str, Any] = asdict(info)
     fields |= fields.pop("more")
     if as_json:
         print(json.dumps(fields, default=str))
         return
-    lines = [line for name, value in fields.items() for line in _lines(name.replace("_", " "), value)]
-    width = max(len(name) for name, _ in lines)
-    for name, text in lines:
-        print(f"{name:{width}}  {text}")
+    if fields.get("errors"):
+        fields["errors"] = _by_name(fields["errors"], info.model, server)
+    print_fields(fields)
 
 
-def _lines(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    """A field's name and text; of a field with parts, those of each part."""
-    if isinstance(value, Mapping):
-        for part, inner in value.items():
-            yield from _lines(f"{name} {part.replace('_', ' ')}", inner)
-    elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-        for number, inner in enumerate(value, 1):
-            yield from _lines(f"{name} {number}", inner)
-    elif value is not None:
-        yield name, _text(value)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, datetime):
-        return value.isoformat(" ", "milliseconds")
-    if isinstance(value, list):
-        return ", ".join(map(_text, value))
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+def _by_name(errors: Mapping[str, Any], model: str, server: Carryover) -> dict[str, Any]:
+    """The errors of a session with the names of the targets; with numbers if the model is gone by now."""
+    targets = next((known.targets for known in server.models() if known.name == model), ())
+    if len(targets) != len(errors["by_target"]):
+        return dict(errors)
+    return {**errors, "by_target": dict(zip(targets, errors["by_target"], strict=True))}

@@ -308,7 +308,10 @@ def test_a_gru_with_a_head_is_trained_listed_and_evaluated(csv, tmp_path, capsys
     assert json.loads((out / "metrics.json").read_text())["recipe"]["head"] == [12, 6]
     capsys.readouterr()
     assert run(["models", str(out)]) == 0
-    assert "GRU 2 -> 8 x 2 -> 12 -> relu -> 6 -> relu -> 2" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "GRU 2 -> 8 x 2 -> 12 -> relu -> 6 -> relu -> 2" in text
+    assert re.search(r"^one_step\.rmse\.flow +[0-9.e-]+$", text, re.MULTILINE)
+    assert re.search(r"^recipe\.head +12, 6$", text, re.MULTILINE)
     assert run(["models", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["architecture"]["cell"] == "gru"
     assert run(["evaluate", str(out), str(csv)]) == 0

@@ -215,8 +215,8 @@ async def test_a_session_is_shown_forked_reset_and_deleted(started, values, caps
         await service.http.post("/sessions/tracked/observations", json={"observations": [0.0, 0.1, 0.2]})
         assert await ran(service, "sessions", "show", "tracked") == 0
         shown = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
-        assert shown["learning levels"].strip() == "0.5, 0.8, 0.9, 0.95, 0.99"
-        assert float(shown["errors by target 1 mse"]) == pytest.approx(float(shown["errors mse"]))
+        assert shown["learning.levels"].strip() == "0.5, 0.8, 0.9, 0.95, 0.99"
+        assert float(shown["errors.by_target.value.mse"]) == pytest.approx(float(shown["errors.mse"]))
         assert re.fullmatch(r" *\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}\+00:00", shown["created"])
         await service.http.delete("/sessions/tracked")
         assert await ran(service, "sessions", "show", "a") == 0
@@ -249,7 +249,7 @@ async def test_a_session_is_shown_forked_reset_and_deleted(started, values, caps
         assert "last_seen" in capsys.readouterr().err
         assert await ran(service, "sessions", "label", "b", "site=north", "line=4") == 0
         assert await ran(service, "sessions", "label", "b", "line=") == 0
-        assert "labels site               north" in capsys.readouterr().out
+        assert "labels.site               north" in capsys.readouterr().out
         assert await ran(service, "sessions", "list", "--json", "--label", "site=north") == 0
         assert capsys.readouterr().out == '{"session": "b", "model": "sine"}\n'
         assert await ran(service, "sessions", "list", "--label", "north") == 2

@@ -61,6 +61,12 @@ def read_csv(
     separator = options.separator or _find_separator(lines, options.decimal)
     cells = _split(lines[0], separator, source)
     has_header = _is_header(cells) if options.header is None else options.header
+    if has_header and len(lines) > 1 and len(cells) < (width := len(_cells(lines[1], separator))):
+        raise BadCell(
+            f"{source}, row 1: {width} cells, expected {len(cells)}, as there are names in the first line, "
+            f"{lines[0][:60]!r}; remove what stands above the names",
+            1,
+        )
     names = [cell.strip() for cell in cells] if has_header else _made_up(len(cells))
     if (twice := find_twice(names)) is not None:
         raise BadData(f"{source} names a column twice in its header: {twice[:40]!r}")

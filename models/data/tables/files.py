@@ -13,6 +13,7 @@ Text may be compressed with gzip or zstd, whatever its name.
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ from models.errors import BadData
 
 PARQUET = b"PAR1"
 JSON_LINES = (".jsonl", ".ndjson")
+JSON_ARRAY = re.compile(r"\s*\[\s*[\[{]")
 COMPRESSED = (".gz", ".zst", ".zstd")
 ROWS = 65_536  # of a piece of Parquet
 
@@ -95,7 +97,7 @@ def read_table(
     Raises
     ------
     BadData
-        It is empty, or neither.
+        It is empty, or neither; the message says so of an array in JSON.
     """
     texts = read_text(blocks, options.encoding, source, compressed=compressed)
     if suffix in JSON_LINES:
@@ -104,12 +106,14 @@ def read_table(
         return read_csv(texts, options, source, max_columns)
     first = ""
     for text in texts:
-        first = text.lstrip("\r\n")
-        if first:
+        first = (first + text).lstrip("\r\n")
+        if first.strip() not in ("", "["):
             break
     texts = chain([first] if first else [], texts)
     if first.lstrip().startswith("{"):
         return read_json_lines(texts, source)
+    if JSON_ARRAY.match(first):
+        raise BadData(f"{source} is a JSON array: write one object a line (JSON Lines), as jq -c '.[]' does")
     return read_csv(texts, options, source, max_columns)
 
 
