@@ -17,7 +17,7 @@ from pathlib import Path
 from app.config import Settings
 from app.errors import BadModel, ConfigError, UnknownModel
 from models.artifact.files import load_any, save
-from models.artifact.folder import read_description
+from models.artifact.folder import artifact_folders, read_description
 from models.errors import BadArtifact
 from models.forecaster import Forecaster
 from models.net import Execution
@@ -88,7 +88,9 @@ class ModelLibrary:
             return []
         known = {forecaster.artifact.fingerprint for forecaster in current}
         found = []
-        for folder in sorted(path for path in self._archive.iterdir() if path.name not in known):
+        for folder in sorted(self._archive.iterdir()):
+            if folder.name in known or folder.name.startswith("."):  # see `artifact_folders`
+                continue
             try:
                 found.append(self._load_folder(folder))
             except ConfigError as error:
@@ -199,12 +201,9 @@ def _folders(paths: Sequence[Path]) -> list[Path]:
     """The artifacts at these paths, or in them."""
     found: list[Path] = []
     for path in paths:
-        if (path / "model.json").exists():
-            found.append(path)
-        elif path.is_dir():
-            found += sorted(child.parent for child in path.glob("*/model.json"))
-        else:
+        if not path.is_dir():
             raise ConfigError(f"there is no folder {path}")
+        found += artifact_folders(path)
     return found
 
 

@@ -223,14 +223,11 @@ def models(
     """
     from app.config import SHIPPED_MODELS
     from models.artifact.files import load_any
+    from models.artifact.folder import artifact_folders
     from models.errors import BadArtifact
 
     folder = folder or SHIPPED_MODELS
-    found = (
-        [folder]
-        if (folder / "model.json").exists()
-        else sorted(p.parent for p in folder.glob("*/model.json"))
-    )
+    found = artifact_folders(folder)
     if not found:
         raise BadArtifact(f"there is no artifact in {folder}; train one: carryover train --out {folder}/name")
     loaded = [load_any(path) for path in found]

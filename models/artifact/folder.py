@@ -39,15 +39,35 @@ def write_folder(contents: Mapping[str, bytes], folder: Path) -> None:
         temporary.chmod(0o755)
         for file, content in contents.items():
             _write(temporary / file, content)
-        if not folder.exists():
-            temporary.rename(folder)
-        else:
+        if not _becomes(temporary, folder):
             for file in contents:
                 (temporary / file).replace(folder / file)
             for file in set(FILES) - set(contents):
                 (folder / file).unlink(missing_ok=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def artifact_folders(path: Path) -> list[Path]:
+    """The artifact at this path, or those in the folder, by name.
+
+    Hidden folders are left out: there an artifact is being written, or the write was killed.
+    """
+    if (path / "model.json").exists():
+        return [path]
+    return [found for found in sorted(path.glob("[!.]*")) if (found / "model.json").exists()]
+
+
+def _becomes(temporary: Path, folder: Path) -> bool:
+    """Rename a folder, unless there is one of that name, which others may have written meanwhile."""
+    try:
+        if not folder.exists():
+            temporary.rename(folder)
+            return True
+    except OSError:
+        if not folder.exists():
+            raise
+    return False
 
 
 def check_folder(folder: Path) -> None:

@@ -227,6 +227,7 @@ async def test_a_damaged_archive_does_not_keep_the_server_from_starting(
     save(newer, folder / "sine")
     archived = tmp_path / "sessions.sqlite.models" / artifacts["sine"].fingerprint
     (archived / "weights.safetensors").write_bytes(b"torn")
+    save(newer, archived.with_name(f".{newer.fingerprint}.4x2k"))  # of a process that was killed
     async with start(**durable) as service:
         refused = await service.advance("a", [[0.2]], 1)
         assert (refused.status, "not loaded" in refused.problem["detail"]) == (503, True)

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from models.artifact.files import Artifact, BadArtifact, Column, Scaling, load, save
-from models.artifact.folder import check_folder
+from models.artifact.folder import artifact_folders, check_folder
 from models.artifact.learning import DEFAULT_LEVELS, Learning
 from models.nets.architecture import Architecture, Embedding
 from models.nets.recurrent import RecurrentNetwork
@@ -141,6 +141,27 @@ def test_an_older_artifact_is_replaced_and_other_files_stay(folder, artifact):
     save(replace(artifact, name="other"), folder)
     assert load(folder).name == "other"
     assert listed(folder) == ["model.json", "notes.txt", "weights.safetensors"]
+
+
+def test_of_several_who_write_an_artifact_at_once_each_succeeds(tmp_path, artifact, monkeypatch):
+    """Workers archive the same network as they start. Here the folder comes just before it is renamed to."""
+    rename = Path.rename
+
+    def late(temporary: Path, folder: Path) -> Path:
+        monkeypatch.setattr(Path, "rename", rename)
+        save(artifact, folder)
+        return rename(temporary, folder)
+
+    monkeypatch.setattr(Path, "rename", late)
+    save(artifact, tmp_path / "pump")
+    assert load(tmp_path / "pump").fingerprint == artifact.fingerprint
+    assert listed(tmp_path) == ["pump"]
+
+
+def test_an_artifact_that_is_being_written_is_not_among_those_of_its_folder(folder, tmp_path, artifact):
+    save(artifact, folder.parent / f".{folder.name}.4x2k")  # so a write that was killed leaves it
+    assert artifact_folders(folder.parent) == [folder]
+    assert artifact_folders(folder) == [folder]
 
 
 def test_a_save_that_fails_leaves_no_folder(tmp_path, artifact):
