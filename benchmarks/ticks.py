@@ -38,7 +38,8 @@ def ticks(port: int) -> Ticks:
     with urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=5) as answer:
         lines = answer.read().decode().splitlines()
     seconds = {_stage(line): _value(line) for line in lines if line.startswith(SUM)}
-    counts = [_value(line) for line in lines if line.startswith(COUNT) and _stage(line) == "collect"]
+    # Every tick replies. One job that is applied as it comes in is not collected.
+    counts = [_value(line) for line in lines if line.startswith(COUNT) and _stage(line) == "reply"]
     return Ticks(sum(counts), seconds)
 
 
