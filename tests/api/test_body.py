@@ -121,3 +121,48 @@ async def test_head_answers_every_get_route_as_get_without_the_body(start_both):
         assert (await service.http.head("/sessions/a/reset")).status_code == 405
         assert (await service.advance("a", [[0.5]])).position == 2
         assert service.engine.metrics.requests["/sessions/{id}", 200] == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "changes", "field", "text"),
+    [
+        ("/v1/completions", {"prompt": 5}, "prompt", "a valid string, or: Input should be a valid array"),
+        ("/v1/completions", {"prompt": [1, "x"]}, "prompt.1", "Input should be a valid integer"),
+        ("/v1/completions", {"prompt": "a", "stop": ["a", 7]}, "stop.1", "Input should be a valid string"),
+        (
+            "/v1/completions",
+            {"prompt": "a", "stop": 7},
+            "stop",
+            "a valid string, or: Input should be a valid",
+        ),
+        ("/v1/completions", {"prompt": "a", "seed": "x"}, "seed", "Input should be a valid integer"),
+        ("/sessions/t/generate", {"steps": 1, "prompt": {}}, "prompt", "valid string, or: Input should be a"),
+        (
+            "/sessions/t/generate",
+            {"steps": 1, "stop": ["a", {}]},
+            "stop.1",
+            "valid string, or: Input should be",
+        ),
+        ("/sessions/t/generate", {"prompt": "a"}, "steps", "Field required"),
+        ("/sessions", {"alert": {"above": 9, "kind": "odd"}}, "alert.kind", "Input should be"),
+        ("/sessions", {"labels": {"site": 5}}, "labels.site", "Input should be a valid string"),
+        ("/sessions", {"alert": {"above": 1, "refractory": {}}}, "alert.refractory", "Input should be"),
+        ("/sessions", {"ttl_seconds": {}}, "ttl_seconds", "Input should be a valid number"),
+    ],
+)
+async def test_the_field_that_is_refused_is_named_as_in_the_body(start_both, path, changes, field, text):
+    """Where a value may be of several types, pydantic puts each of them into the place of its error."""
+    async with start_both() as service:
+        response = await service.http.post(path, json=changes)
+        assert response.status_code in (400, 422), response.text
+        problem = response.json()
+        named = problem["error"]["param"] if path.startswith("/v1") else problem["field"]
+        assert (named, text in response.text) == (field, True), response.text
+
+
+async def test_a_number_of_thousands_of_digits_in_a_body_that_is_refused_is_no_crash(start_both):
+    async with start_both() as service:
+        response = await service.http.post(
+            "/sessions", content=b'{"id": 5, "ttl_seconds": %s}' % (b"9" * 5000)
+        )
+        assert response.status_code in (400, 422), check_problem(response)
