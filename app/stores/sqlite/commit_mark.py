@@ -18,6 +18,8 @@ from zlib import crc32
 from app.errors import ConfigError
 
 SUFFIX = "-mark"
+# Without the file's times, which took 1.6 ms and not 0.6, while nothing is committed. Its size never changes.
+_sync_data = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 SLOT = struct.Struct("<4sqQd")  # magic, generation, sequence, time of the commit
 CHECK = struct.Struct("<I")  # CRC-32 of the slot
 SLOT_BYTES = 32
@@ -59,7 +61,7 @@ class CommitMark:
     def sync(self) -> None:
         """Wait until the mark is on the disk."""
         if not self._is_durable:
-            os.fsync(self._file)
+            _sync_data(self._file)
             self._is_durable = True
 
     def close(self) -> None:
