@@ -331,6 +331,7 @@ def test_nothing_is_said_of_outputs_before_the_model_is_known(page, server):
     page.add_init_script(
         """const { fetch, setInterval } = window;
         window.setInterval = (call, ms) => setInterval(call, ms / 50);
+        window.requestAnimationFrame = (call) => setTimeout(call, 300); // the charts are drawn late, too
         window.said = new Set();
         const note = () => said.add(document.getElementById("summary").textContent);
         addEventListener("load", () => new MutationObserver(note).observe(summary, { childList: true }));

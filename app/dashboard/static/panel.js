@@ -29,6 +29,7 @@ export class Panel {
     this.session = null;
     this.name = null; // of its model; null while it is not known
     this.every = UNKNOWN; // all its figures
+    this.drawn = null; // the figures that the charts are of
     this.trail = new Trail();
     this.text = new TextPane({ show, moved, isShown: (session) => session === this.session });
     this.voice = new VoicePane();
@@ -175,6 +176,7 @@ export class Panel {
       this.frame = null;
       this.charts.plan(this.figures);
       this.charts.show(this.trail, Number($("window").value), this.twin, this.alerts.spans(this.session, this.epoch));
+      this.drawn = this.every;
       if (this.frozenAt !== null && this.trail.last > this.frozenAt)
         $("frozen-text").textContent = `The chart stands still while you look closer: ${counted(this.trail.last - this.frozenAt, "newer observation")}.`;
       this.#legend();
@@ -305,14 +307,15 @@ export class Panel {
 
   /** The error of each predicted input, or else the last outputs; null if there is nothing yet. */
   #inWords() {
-    if (this.name === null) return null; // which outputs predict an input is not known yet
+    // Which outputs predict an input is not known yet, or the charts are still those from before it was.
+    if (!this.model || this.drawn !== this.every) return null;
     const compared = this.charts.columns.filter(({ figure }) => figure.input >= 0 && figure.output >= 0);
     if (compared.length) {
       const words = compared.map((columns) => this.#errorInWords(columns)).filter(Boolean);
       return words.length ? words.join(" ") : null;
     }
     const last = this.trail.columns.predicted.at(-1);
-    if (!last || !this.model) return null;
+    if (!last) return null;
     const words = (port) => `${port.name} ${cell(last, port)}`;
     return `The last outputs: ${layOut(this.model.outputs).slice(0, MOST).map(words).join("; ")}.`;
   }
