@@ -563,14 +563,14 @@ def test_a_new_text_is_written_stopped_and_gone_on_with(page, server):
     page.locator("#prompt").press("Tab")
     page.click("#write")
     wait(lambda: page.inner_text("#text-status") == "Done: 200 tokens.", page)
-    assert the_text(page, ".prompt") == "The &amp;sea "
+    wait(lambda: the_text(page, ".prompt") == "The &amp;sea ", page)  # drawn with the next frame
     answer = generated(server, "same", prompt="The &amp;sea ", steps=200, seed=7, temperature=0.8)
-    assert the_text(page, ".written") == answer["text"]
+    wait(lambda: the_text(page, ".written") == answer["text"], page)
     page.check("#on-copy")
     page.click("#write")
     wait(lambda: page.inner_text("#text-status") == "Done: 200 tokens on a copy.", page)
     more = generated(server, "same", steps=200, seed=7, temperature=0.8, keep=False)
-    assert the_text(page, ".copy") == more["text"]
+    wait(lambda: the_text(page, ".copy") == more["text"], page)
     scrolled, padding, line = page.evaluate(
         "(({ scrollTop }, { paddingTop, lineHeight }) => [scrollTop, paddingTop, lineHeight].map(parseFloat))"
         "(document.getElementById('text'), getComputedStyle(document.getElementById('text')))"
