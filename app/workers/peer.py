@@ -171,7 +171,7 @@ class Peer:
                 question.set_result(decode(body))
         elif kind == Kind.PART:
             self._answer_part(number, decode(body))
-        else:
+        elif number in self._jobs:  # or it answers a question too late, and nobody waits for it any more
             answer = decode(body)  # before it is popped: one that cannot be read fails with its connection
             self._answer(self._pop(number), answer)
 

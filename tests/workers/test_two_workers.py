@@ -14,6 +14,7 @@ import websockets
 from numpy.testing import assert_allclose
 
 from app import server
+from app.errors import WorkerUnavailable
 from app.jobs.session_query import SessionQuery
 from app.workers import workers
 from models.artifact.files import save
@@ -348,6 +349,26 @@ async def test_a_silent_worker_makes_all_not_ready(start, monkeypatch):
     async with start() as both:
         monkeypatch.setattr(workers, "SILENT_SECONDS", -1.0)
         assert both.engines[0].readiness_problems() == ["worker 1 does not answer"]
+
+
+async def test_an_answer_that_comes_too_late_costs_no_other_request_its_answer(start):
+    late = asyncio.Event()
+
+    async def slow() -> bool:
+        return await late.wait()
+
+    async with start() as both:
+        (peer,) = both.workers(0)._peers.values()
+        both.workers(1).answers["slow"] = slow
+        with pytest.raises(WorkerUnavailable, match="does not answer"):
+            await peer.ask("slow", seconds=0.01)
+        async with held(both.engines[1]) as release:
+            sent = asyncio.ensure_future(both.ways[0].advance(THERE[0], [[0.5]], 0))
+            await queued(both.engines[1], THERE[:1])
+            late.set()
+            await asyncio.gather(peer.ask("count", None), return_exceptions=True)  # answered behind it
+            release.set()
+        assert (await sent).status == 200
 
 
 async def test_a_bulk_request_that_this_worker_refuses_is_not_applied_at_the_other(start):
