@@ -285,6 +285,26 @@ async def test_a_watcher_is_closed_when_the_owner_is_lost(start):
         await until(lambda: not both.engines[1].watchers)
 
 
+@pytest.mark.parametrize("cut", [False, True], ids=["by the client", "with the connection of the workers"])
+async def test_a_watcher_that_leaves_before_it_is_answered_leaves_nothing_behind(start, cut):
+    async with start() as both:
+        (peer,) = both.workers(0)._peers.values()
+        async with held(both.engines[1]) as release:
+            url = f"ws://127.0.0.1:{both.ways[0].port}/sessions/{THERE[0]}/watch"
+            async with websockets.connect(url):
+                await queued(both.engines[1], THERE[:1])
+            if cut:
+                (served,) = (served for served in both.workers(1)._served if not served.is_lost)
+                served.close()
+                await until(lambda: served.is_lost)
+            else:
+                await until(lambda: not peer._watches)
+                await peer.ask("count", None)  # answered behind it
+            release.set()
+        await until(lambda: not both.engines[1].queue_length)
+        assert len(both.engines[1].watchers) == 0
+
+
 @pytest.mark.parametrize("way", [HttpRoute, HotRoute, TextSocket], ids=lambda way: way.name)
 async def test_a_chunk_whose_hand_over_breaks_is_applied_once(start, artifacts, tmp_path, way):
     """Nobody knows whether the owner has applied it: its client is refused, and sends it again."""
