@@ -62,7 +62,10 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain at the first stop signal, and stop at the second."""
-        engine = self.config.app.state.engine  # type: ignore[union-attr]
+        state = self.config.app.state  # type: ignore[union-attr]
+        engine = state.engine
+        if state.workers is not None:
+            state.workers.is_stopping = True
         if not self.drain_seconds or engine.draining:
             super().handle_exit(sig, frame)
             return

@@ -50,7 +50,6 @@ class Peer:
         self._watches: dict[int, Watch] = {}
         self._left: dict[int, set[int]] = {}  # by number of a job, its chunks that are not answered yet
         self._lost = asyncio.Event()
-        self.connected = asyncio.Event()  # while the other worker can be reached
         self.idle = asyncio.Event()  # while no job waits for its answer
         self.idle.set()
 
@@ -69,7 +68,6 @@ class Peer:
                         lambda: _Connection(self), str(self._path)
                     )
                     self._lost.clear()
-                    self.connected.set()
                     await self._lost.wait()
                 await asyncio.sleep(CONNECT_SECONDS)
         finally:
@@ -178,7 +176,6 @@ class Peer:
     def lose(self) -> None:
         """Answer everything that waits: the connection is lost."""
         self._connection = None
-        self.connected.clear()
         self._lost.set()
         error = self.unavailable_error()
         for question in self._questions.values():

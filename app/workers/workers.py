@@ -42,7 +42,7 @@ from app.model_library import ModelLibrary
 from app.session.names import id_of
 from app.stores import NamePage
 from app.workers.handed_over import HandedOverChunks
-from app.workers.peer import ANSWER_SECONDS, Peer
+from app.workers.peer import ANSWER_SECONDS, CONNECT_SECONDS, Peer
 from app.workers.place import Place, owner_of
 from app.workers.serving import Answer, ServedPeer
 
@@ -88,6 +88,7 @@ class Workers:
             "retire": self._retire_here,
         }
         self.receive_alerts: Callable[[Sequence[AlertEvent]], None] = lambda _: None
+        self.is_stopping = False  # set by a signal handler: then the start waits for nobody
         self._served: set[ServedPeer] = set()
         self._listening: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -103,8 +104,14 @@ class Workers:
         self._listening = await loop.create_unix_server(self._serve, str(path))
         for peer in self._peers.values():
             self._run(peer.stay_connected())
-        await _wait_for_all([peer.connected for peer in self._peers.values()], START_SECONDS)
+        deadline = monotonic() + START_SECONDS
+        # A signal handler sets no event.
+        while not (self.is_stopping or self._are_all_connected()) and monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(CONNECT_SECONDS)
         self._run(self._report())
+
+    def _are_all_connected(self) -> bool:
+        return all(peer.is_connected for peer in self._peers.values())
 
     async def finish(self, seconds: float) -> None:
         """Wait until no worker sends jobs any more: an engine that has stopped would refuse them.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -14,9 +16,12 @@ import websockets
 from numpy.testing import assert_allclose
 
 from app import server
+from app.config import Settings
 from app.errors import WorkerUnavailable
 from app.jobs.session_query import SessionQuery
 from app.workers import workers
+from app.workers.place import Place
+from app.workers.sockets import bind
 from models.artifact.files import save
 from tests.helpers.faults import held, queued, until
 from tests.helpers.two_workers import TwoWorkers, owned, two_workers
@@ -389,6 +394,24 @@ async def test_an_answer_that_comes_too_late_costs_no_other_request_its_answer(s
             await asyncio.gather(peer.ask("count", None), return_exceptions=True)  # answered behind it
             release.set()
         assert (await sent).status == 200
+
+
+async def test_a_start_that_is_stopped_waits_for_no_other_worker(tmp_path, zoo_folder, monkeypatch):
+    monkeypatch.setattr(server, "freeze_loaded_objects", lambda: None)
+    settings = Settings(models=(zoo_folder,), default_model="sine", port=0, workers=2, log_level="warning")
+    serving = server.create_server(settings, place=Place(0, 2, tmp_path))
+    serving.announces = False
+    serving.config.load()
+    serving.lifespan = serving.config.lifespan_class(serving.config)
+    monkeypatch.setattr(workers, "START_SECONDS", 10.0)
+    starting = asyncio.ensure_future(serving.startup(bind("127.0.0.1", 0, shared=False)))
+    await until((tmp_path / "0.jobs").exists)
+    serving.handle_exit(signal.SIGTERM, None)
+    stopped = monotonic()
+    await starting
+    seconds = monotonic() - stopped
+    await serving.shutdown()
+    assert seconds < 5.0, "it waited for a worker that will never start"
 
 
 async def test_a_bulk_request_that_this_worker_refuses_is_not_applied_at_the_other(start):
