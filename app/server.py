@@ -24,7 +24,7 @@ from app.jobs.jobs import Adopt, submit_and_wait
 from app.main import create_app, log
 from app.observability import logs
 from app.open_inference import fast_path
-from app.process_tuning import freeze_loaded_objects
+from app.process_tuning import freeze_loaded_objects, take_reload_signal
 from app.protocols.http import HotProtocol
 from app.protocols.upgrade import upgrade_factory
 from app.start_report import describe_lost_default, describe_start, example_command
@@ -102,6 +102,7 @@ class Server(uvicorn.Server):
         # Windows has no SIGHUP; elsewhere this may not be the main thread.
         with contextlib.suppress(AttributeError, NotImplementedError, RuntimeError):
             loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(self._reload()))
+            take_reload_signal()
         if self.mover is not None:
             self.mover.start(self.accept)
         if self.parent is not None:

@@ -141,8 +141,13 @@ class _Worker:
         self._started = time.monotonic()
         self.restarts_at = None
         self.is_told_to_stop = False
+        # By default SIGHUP would end a worker that is still starting: it waits until the worker can reload.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
         # A group of its own: the terminal sends Ctrl-C to the supervisor alone, which stops the workers once.
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, process_group=0)
+        try:
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, process_group=0)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._is_started = True
         if self.process.stdin is not None:
             try:

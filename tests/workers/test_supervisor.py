@@ -25,8 +25,11 @@ def end_test():
 
 given = json.loads(sys.stdin.readline())
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+signal.signal(signal.SIGHUP, lambda *_: given["is_last"] and end_test())
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
 Path(given["socket"]).touch()
 time.sleep(given["seconds"])
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # so that its status tells
 if given["status"] == 7:
     end_test()
 sys.exit(given["status"])
@@ -41,7 +44,7 @@ def run(tmp_path, monkeypatch) -> Callable[..., int]:
     monkeypatch.setattr(supervisor, "FIRST_PAUSE_SECONDS", 0.01)
 
     def run(count: int, *, last_ends: bool = False) -> int:
-        later = [{"socket": str(tmp_path / str(i))} | STAYED for i in range(count)]
+        later = [{"socket": str(tmp_path / str(i)), "is_last": i == count - 1} | STAYED for i in range(count)]
         first = [*later[:-1], later[-1] | (ENDED if last_ends else {})]
         command = [sys.executable, "-c", WORKER]
         lines = [list(map(json.dumps, given)) for given in (first, later)]
@@ -63,6 +66,18 @@ def signal_within_start(monkeypatch: Any, which: int, number: int) -> None:
     monkeypatch.setattr(subprocess, "Popen", starting)
 
 
+def signal_behind_start(monkeypatch: Any, which: int, number: int) -> None:
+    """Send this process a signal when it has started a process, which has not come to its first line."""
+    start, starts = supervisor._Worker.start, iter(range(100))
+
+    def starting(worker: Any, command: Any) -> None:
+        start(worker, command)
+        if next(starts) == which:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(supervisor._Worker, "start", starting)
+
+
 @pytest.mark.parametrize("which", [0, 1])
 def test_sigterm_while_a_worker_is_being_started_stops_all_workers(run, monkeypatch, which):
     signal_within_start(monkeypatch, which, signal.SIGTERM)
@@ -74,3 +89,9 @@ def test_sigterm_while_a_worker_is_being_started_stops_all_workers(run, monkeypa
 def test_sigterm_while_a_worker_is_started_again_stops_all_workers(run, monkeypatch):
     signal_within_start(monkeypatch, 2, signal.SIGTERM)
     assert run(2, last_ends=True) == 0
+
+
+@pytest.mark.parametrize(("which", "last_ends"), [(1, False), (2, True)], ids=["start", "start again"])
+def test_sighup_while_a_worker_starts_is_for_later(run, monkeypatch, which, last_ends):
+    signal_behind_start(monkeypatch, which, signal.SIGHUP)
+    assert run(2, last_ends=last_ends) == 0
