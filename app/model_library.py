@@ -7,6 +7,7 @@ of every network that was served. A folder of the archive may be deleted when no
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -39,6 +40,9 @@ class ModelLibrary:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        # Of those who reload at once, one after the other: otherwise the last to finish its read might have
+        # begun it first, and bring an older network back.
+        self.turn = asyncio.Lock()
         self.folders: dict[str, Path] = {}  # by model, as of the last load
         self._execution = Execution(settings.device, settings.run_seconds)
         store = settings.store_path

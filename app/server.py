@@ -152,11 +152,12 @@ class Server(uvicorn.Server):
         state.authenticator.refresh()
         changed = False
         try:
-            forecasters = await asyncio.to_thread(state.library.load)
-            await asyncio.to_thread(state.library.archive, forecasters)
-            for forecaster in forecasters:
-                # The supervisor tells every worker to reload.
-                changed |= await submit_and_wait(state.engine.submit_here, Adopt(forecaster))
+            async with state.library.turn:
+                forecasters = await asyncio.to_thread(state.library.load)
+                await asyncio.to_thread(state.library.archive, forecasters)
+                for forecaster in forecasters:
+                    # The supervisor tells every worker to reload.
+                    changed |= await submit_and_wait(state.engine.submit_here, Adopt(forecaster))
         except CarryoverError as error:
             log.error("models were not reloaded: %s", error)
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 
 import pytest
 from numpy.testing import assert_allclose
@@ -11,6 +12,7 @@ from numpy.testing import assert_allclose
 from app.config import Settings
 from app.model_library import ModelLibrary
 from models.artifact.files import save
+from models.forecaster import Forecaster
 from tests.helpers.faults import held, until
 from tests.helpers.services import starter
 from tests.helpers.ways import AsgiRoute
@@ -244,6 +246,38 @@ async def test_a_hang_up_signal_reloads_every_model_and_a_damaged_one_changes_no
         (folder / "sine" / "weights.safetensors").write_bytes(b"torn")
         await service.server._reload()
         assert (await service.advance("a", [[0.1]])).status == 200
+
+
+@pytest.mark.parametrize("store", ["memory"])
+@pytest.mark.parametrize("how", ["reload", "signal", "load of /v2"])
+async def test_of_two_reloads_at_once_the_one_that_began_last_decides(start_hot, folder, newer, how):
+    newest = made("sine", hidden=16, layers=1, seed=10)
+    async with start_hot(models=(folder,)) as service:
+        ways = {
+            "reload": lambda: reloaded(service),
+            "signal": service.server._reload,
+            "load of /v2": lambda: service.http.post("/v2/repository/models/sine/load"),
+        }
+        library = service.app.state.library
+        load, is_read, release = library.load, threading.Event(), threading.Event()
+
+        def slow() -> list[Forecaster]:
+            found = load()
+            is_read.set()
+            release.wait(20)
+            return found
+
+        library.load = slow
+        save(newer, folder / "sine")
+        first = asyncio.ensure_future(ways[how]())
+        await until(is_read.is_set)
+        library.load = load
+        save(newest, folder / "sine")
+        second = asyncio.ensure_future(ways[how]())
+        await until(lambda: second.done() or bool(library.turn._waiters))
+        release.set()
+        await asyncio.gather(first, second)
+        assert (await service.http.get("/models/sine")).json()["fingerprint"] == newest.fingerprint
 
 
 async def test_a_model_added_to_a_later_folder_does_not_become_the_default(
