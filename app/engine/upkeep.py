@@ -82,6 +82,9 @@ class Upkeep:
         except StoreFailed as error:
             self.failure = error.detail
             return []
+        except Exception:
+            log.exception("the store could not list what has expired; the next sweep asks again")
+            return []
         return expired
 
     async def _maintain_regularly(self) -> None:
