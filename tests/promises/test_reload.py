@@ -280,6 +280,18 @@ async def test_of_two_reloads_at_once_the_one_that_began_last_decides(start_hot,
         assert (await service.http.get("/models/sine")).json()["fingerprint"] == newest.fingerprint
 
 
+@pytest.mark.parametrize("store", ["memory"])
+async def test_models_are_reloaded_though_the_queue_is_full(start_hot, folder, newer):
+    async with start_hot(models=(folder,)) as service:
+        service.engine._backlog._max_jobs = 0
+        save(newer, folder / "sine")
+        await service.server._reload()  # what SIGHUP calls
+        shown = await service.http.get("/models/sine")
+        assert shown.json()["fingerprint"] == newer.fingerprint
+        assert (await service.http.post("/models/sine/reload")).status_code == 200
+        assert (await service.advance("a", [[0.1]])).status == 503
+
+
 async def test_a_model_added_to_a_later_folder_does_not_become_the_default(
     start_http, artifacts, folder, tmp_path
 ):
