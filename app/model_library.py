@@ -118,6 +118,8 @@ class ModelLibrary:
                     save(artifact, self._archive / artifact.fingerprint)
             except OSError as error:
                 raise ConfigError(f"{self._archive} cannot be written: {error.strerror}") from error
+            except BadArtifact as error:  # it says which folder cannot be written
+                raise ConfigError(str(error)) from error
 
     def reload(self, name: str) -> Forecaster:
         """The artifact of this name as it is on disk now. Reads the disk.

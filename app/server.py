@@ -161,6 +161,9 @@ class Server(uvicorn.Server):
         except CarryoverError as error:
             log.error("models were not reloaded: %s", error)
             return
+        except Exception:  # noqa: BLE001  (nobody waits for this task: nobody else would say it)
+            log.exception("models were not reloaded")
+            return
         if not changed:
             log.info("models were read again: no model has changed")
         if warning := describe_lost_default(self.config.app):  # type: ignore[arg-type]

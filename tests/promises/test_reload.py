@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 import threading
 
 import pytest
 from numpy.testing import assert_allclose
 
+from app import main
 from app.config import Settings
 from app.model_library import ModelLibrary
 from models.artifact.files import save
 from models.forecaster import Forecaster
 from tests.helpers.faults import held, until
 from tests.helpers.services import starter
-from tests.helpers.ways import AsgiRoute
+from tests.helpers.ways import AsgiRoute, HotRoute
 from tests.helpers.zoo import TOLERANCE, made, one_pass, series
 
 pytestmark = pytest.mark.anyio
@@ -217,6 +219,22 @@ def test_the_archive_is_for_its_owner_alone(tmp_path, folder):
     library.archive(library.load())
     archive = tmp_path / "sessions.sqlite.models"
     assert (archive.stat().st_mode & 0o077, len(list(archive.iterdir()))) == (0, 1)
+
+
+async def test_an_archive_that_may_not_be_written_is_the_reason_why_nothing_is_reloaded(
+    zoo_folder, clock, tmp_path, monkeypatch, folder, newer
+):
+    start = starter(HotRoute, "sqlite", zoo_folder, clock, tmp_path, monkeypatch)
+    async with start(models=(folder,), store=f"sqlite:{tmp_path}/sessions.sqlite") as service:
+        save(newer, folder / "sine")
+        monkeypatch.setattr(os, "access", lambda *_: False)
+        refused = await service.http.post("/models/sine/reload")
+        assert (refused.status_code, refused.json()["type"]) == (500, "urn:carryover:config-error")
+        assert "there is no permission to write" in refused.json()["detail"]
+        logged: list[str] = []
+        monkeypatch.setattr(main.log, "error", lambda text, *_: logged.append(text))
+        (outcome,) = await asyncio.gather(service.server._reload(), return_exceptions=True)
+        assert (outcome, logged) == (None, ["models were not reloaded: %s"])
 
 
 async def test_a_damaged_archive_does_not_keep_the_server_from_starting(
