@@ -253,6 +253,27 @@ async def test_a_reload_and_an_unload_reach_all_workers(start, artifacts, zoo_fo
         assert not any(engine.residents.models.current for engine in both.engines)
 
 
+async def test_a_worker_that_starts_again_serves_the_models_of_the_others(start, artifacts, tmp_path):
+    folder, newer = tmp_path / "models", made("sine", hidden=32, layers=2, seed=9)
+    for name in ("sine", "pair"):
+        save(artifacts[name], folder / name)
+    async with start(models=(folder,)) as both:
+        both.workers(1).stop()  # its models are those of before, as in a process that has just read them
+        await until(lambda: not both.workers(0)._peers[1].is_connected)
+        save(newer, folder / "sine")
+        for path in ("/models/sine/reload", "/v2/repository/models/pair/unload"):
+            assert (await both.ways[0].http.post(path)).status_code == 200
+        await both.workers(1).start()
+        found = [
+            {
+                name: slab.forecaster.artifact.fingerprint
+                for name, slab in engine.residents.models.current.items()
+            }
+            for engine in both.engines
+        ]
+        assert found == [{"sine": newer.fingerprint}] * 2
+
+
 async def test_a_watcher_sees_the_session_of_another_worker(start, artifacts):
     whole = series("sine", 4)
     async with start() as both:
