@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import hmac
 import json
 from collections.abc import AsyncIterator
@@ -417,6 +418,18 @@ async def test_a_webhook_that_hangs_delays_no_chunk_and_its_queue_is_bounded(
             page = (await service.http.get("/metrics")).text
             assert f"carryover_webhooks_dropped_total {len(expected) - 2}" in page
             assert f"carryover_alerts_total {sum(kind == 'alert' for kind, _ in expected)}" in page
+
+
+async def test_a_chunk_is_answered_though_its_alert_cannot_be_sent(begin, tmp_path, whole, monkeypatch):
+    def failing(**_: Any) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    file = {"webhooks": {"ops": {"url": "http://127.0.0.1:1/", "secret": SECRET}}}
+    async with begin(alerts_file=write(tmp_path, file)) as service:
+        await create(service, alert=ALERT | {"webhook": "ops"})
+        monkeypatch.setattr(webhooks_module.httpx, "AsyncClient", failing)
+        answer = await service.advance("s", whole, 0)
+        assert (answer.status, answer.position, answer.replayed) == (200, STEPS, False)
 
 
 async def test_a_webhook_belongs_to_the_tenant_that_the_file_names():
