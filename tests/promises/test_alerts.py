@@ -420,6 +420,24 @@ async def test_a_webhook_that_hangs_delays_no_chunk_and_its_queue_is_bounded(
             assert f"carryover_alerts_total {sum(kind == 'alert' for kind, _ in expected)}" in page
 
 
+async def test_any_error_of_a_delivery_is_an_attempt_that_failed(
+    begin, tmp_path, whole, expected, monkeypatch
+):
+    monkeypatch.setattr(webhooks_module, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(webhooks_module, "ATTEMPTS", 2)
+    file = {
+        "webhooks": {"ops": {"url": "http://xn--/", "secret": SECRET}}
+    }  # no name, which httpx sees too late
+    async with begin(alerts_file=write(tmp_path, file)) as service:
+        await create(service, alert=ALERT | {"webhook": "ops"})
+        assert (await service.advance("s", whole, 0)).position == STEPS
+        (queue,) = service.app.state.webhooks._queues.values()
+        await until(queue.task.done)
+        metrics = service.engine.metrics
+        count = len(expected)
+        assert (metrics.webhooks_failed, metrics.webhooks_dropped) == (2 * count, count)
+
+
 async def test_a_chunk_is_answered_though_its_alert_cannot_be_sent(begin, tmp_path, whole, monkeypatch):
     def failing(**_: Any) -> Any:
         raise OSError(errno.EMFILE, "Too many open files")
@@ -447,6 +465,8 @@ async def test_a_webhook_belongs_to_the_tenant_that_the_file_names():
     [
         ({"webhooks": {"a": {"url": "file:///etc/passwd", "secret": SECRET}}}, "http"),
         ({"webhooks": {"a": {"url": "http://user:word@x/", "secret": SECRET}}}, "http"),
+        ({"webhooks": {"a": {"url": "http://x:99999/", "secret": SECRET}}}, "http"),
+        ({"webhooks": {"a": {"url": "http://[::1/", "secret": SECRET}}}, "http"),
         ({"webhooks": {"a": {"url": "http://x/", "secret": "whsec_c2hvcnQ="}}}, "24 to 64 bytes"),
         ({"webhooks": {"a": {"url": "http://x/", "secret": "k" * 32}}}, "whsec_"),
         ({"models": {"sine": {"webhook": "a", "score_above": 0.9}}}, "no webhook"),
