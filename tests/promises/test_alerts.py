@@ -296,6 +296,22 @@ async def test_a_tenant_reads_its_own_alerts_and_a_removed_key_no_more(begin, tm
         assert not readers
 
 
+async def test_readers_that_come_at_once_are_no_more_than_a_key_may_have(begin, tmp_path):
+    keys = Keys(tmp_path)
+    keys.add("one", sockets=1)
+    token = keys.headers("one")["authorization"]
+    request = f"GET /events HTTP/1.1\r\nhost: localhost\r\nauthorization: {token}\r\n\r\n".encode()
+    async with begin(api_keys_file=keys.path) as service:
+        connections = [await asyncio.open_connection("127.0.0.1", service.port) for _ in range(4)]
+        for _, writer in connections:
+            writer.write(request)
+        statuses = [(await reader.readline()).split()[1] for reader, _ in connections]
+        for _, writer in connections:
+            writer.close()
+        await until(lambda: not service.app.state.authenticator.sockets)
+        assert sorted(statuses) == [b"200", b"429", b"429", b"429"]
+
+
 async def test_a_reader_that_does_not_read_is_disconnected(monkeypatch):
     monkeypatch.setattr(hub_module, "MAX_UNREAD", 3)
     hub = AlertHub(Webhooks(AlertsFile(), Metrics()), Metrics())
