@@ -323,6 +323,21 @@ async def test_a_reader_that_does_not_read_is_disconnected(monkeypatch):
     assert await slow.wait(0.01) == []
 
 
+async def test_a_reader_that_comes_back_late_gets_all_that_is_remembered_and_what_comes(monkeypatch):
+    monkeypatch.setattr(hub_module, "MAX_UNREAD", 3)
+    hub = AlertHub(Webhooks(AlertsFile(), Metrics()), Metrics())
+
+    def publish(first: int, end: int) -> None:
+        hub.publish([AlertEvent("s", None, {"event": "alert", "id": str(i)}) for i in range(first, end)])
+
+    publish(0, 10)
+    reader = hub.open("", "0")
+    publish(10, 12)  # before it has fetched anything
+    assert [alert.event["id"] for alert in await reader.wait(0.01)] == [str(i) for i in range(1, 12)]
+    publish(12, 16)
+    assert reader.is_closed
+
+
 async def test_readers_of_either_worker_get_the_alerts_of_both(
     tmp_path, zoo_folder, monkeypatch, whole, expected
 ):
