@@ -23,16 +23,22 @@ YEAR = 3.2e7
 
 
 @pytest.fixture(params=["sqlite", pytest.param("redis", marks=needs_redis)])
-def started(request, tmp_path, artifacts, clock, monkeypatch):
-    """Starts an engine over a store that outlives it."""
-    monkeypatch.setattr(upkeep, "SWEEP_SECONDS", 0.001)
+def open_store(request, tmp_path, clock):
+    """Opens a store whose sessions outlive it."""
     if request.param == "redis":
         request.getfixturevalue("redis_url")
+    return lambda settings=Settings(): STORES[request.param](settings, tmp_path, clock)
+
+
+@pytest.fixture
+def started(open_store, artifacts, clock, monkeypatch):
+    """Starts an engine over a store that outlives it."""
+    monkeypatch.setattr(upkeep, "SWEEP_SECONDS", 0.001)
 
     @asynccontextmanager
     async def started(**changes):
         settings = Settings(**({"idle_ttl_seconds": TTL, "resident_sessions": 1024} | changes))
-        store = STORES[request.param](settings, tmp_path, clock)
+        store = open_store(settings)
         engine = Engine([Forecaster(artifacts["sine"])], store, settings, clock)
         engine.start()
         sweeps = []
@@ -127,3 +133,22 @@ def test_engine_and_stores_use_the_steady_clock(artifacts, tmp_path):
         assert isinstance(engine.clock, SteadyClock)
         assert isinstance(opened._clock, SteadyClock)
         opened.close()
+
+
+async def test_a_start_that_fails_behind_a_long_stop_does_not_count_as_a_run(started, open_store, clock):
+    async with started() as engine:
+        await engine.ask(chunk("a", 0))
+    clock.wait(YEAR)
+    open_store().close()  # and then, for example, the file of keys is missing: no engine has started
+    clock.wait(1.0)
+    async with started() as engine:
+        assert await position_after(engine, chunk("a", 1)) == 2
+
+
+async def test_a_server_that_nobody_called_was_not_stopped(started, clock, caplog):
+    async with started() as engine:
+        await engine.ask(Create("patient", ttl_seconds=YEAR))
+        clock.wait(TTL + 1)
+    async with started() as engine:
+        assert "CARRYOVER_EXPIRE_AFTER_JUMP" not in caplog.text
+        assert engine.residents.store.no_expiry_before is None
