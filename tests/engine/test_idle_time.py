@@ -11,6 +11,9 @@ from app.engine.engine import Engine
 from app.errors import SessionGone
 from app.jobs.jobs import Advance, Create
 from app.session.steady_clock import SteadyClock
+from app.stores import Record
+from app.stores.sqlite.store import SqliteStore
+from app.workers.store_files import divide, worker_paths
 from models.forecaster import Forecaster
 from tests.helpers.faults import until
 from tests.helpers.redis_server import needs_redis
@@ -152,3 +155,16 @@ async def test_a_server_that_nobody_called_was_not_stopped(started, clock, caplo
     async with started() as engine:
         assert "CARRYOVER_EXPIRE_AFTER_JUMP" not in caplog.text
         assert engine.residents.store.no_expiry_before is None
+
+
+def test_dividing_the_sessions_of_a_stopped_server_does_not_count_as_a_run(tmp_path, clock):
+    path = tmp_path / "store.sqlite"
+    store = SqliteStore(path, 100, 1000.0, 0.0, clock)
+    store.commit([Record("a", "f" * 64, clock() + TTL, b"", 1).block()], [])
+    store.close()
+    last = clock()
+    list(divide(path, 2))
+    for new in worker_paths(path, 2):
+        opened = SqliteStore(new, 100, 1000.0, 0.0, clock)
+        assert opened.last_saved == last
+        opened.close()
