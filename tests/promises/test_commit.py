@@ -163,6 +163,20 @@ async def test_the_sweep_goes_on_after_any_error_of_the_store(start_http, clock,
         assert len(service.engine.residents) == 0
 
 
+async def test_upkeep_goes_on_after_any_error_of_the_store(start_http, monkeypatch):
+    def failing() -> None:
+        raise RuntimeError("nobody knows why")
+
+    async with start_http() as service:
+        engine = service.engine
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.residents.store, "tend", failing)
+            (outcome,) = await asyncio.gather(engine._upkeep.maintain_store(), return_exceptions=True)
+            assert (outcome, len(engine.readiness_problems())) == (None, 1)
+        await engine._upkeep.maintain_store()
+        assert engine.readiness_problems() == []
+
+
 async def test_the_sweep_goes_on_after_the_store_has_failed(start_http, clock, monkeypatch):
     monkeypatch.setattr(upkeep, "SWEEP_SECONDS", 0.001)
     async with start_http(idle_ttl_seconds=50, resident_sessions=4, batch_sessions=4) as service:
