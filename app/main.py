@@ -133,6 +133,7 @@ def create_app(settings: Settings, *, place: Place | None = None, accept_loss: b
     )
     app.openapi = OpenApiDocument(app, authenticator)  # type: ignore[method-assign]
     app.state.engine = engine
+    app.state.workers = workers
     app.state.stop_deadline = deadline
     app.state.authenticator = authenticator
     app.state.exporter = PrometheusExporter(engine, authenticator, version, store_path, workers)

@@ -7,6 +7,7 @@ of every network that was served. A folder of the archive may be deleted when no
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -39,6 +40,9 @@ class ModelLibrary:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        # Of those who reload at once, one after the other: otherwise the last to finish its read might have
+        # begun it first, and bring an older network back.
+        self.turn = asyncio.Lock()
         self.folders: dict[str, Path] = {}  # by model, as of the last load
         self._execution = Execution(settings.device, settings.run_seconds)
         store = settings.store_path
@@ -114,6 +118,8 @@ class ModelLibrary:
                     save(artifact, self._archive / artifact.fingerprint)
             except OSError as error:
                 raise ConfigError(f"{self._archive} cannot be written: {error.strerror}") from error
+            except BadArtifact as error:  # it says which folder cannot be written
+                raise ConfigError(str(error)) from error
 
     def reload(self, name: str) -> Forecaster:
         """The artifact of this name as it is on disk now. Reads the disk.

@@ -1,4 +1,4 @@
-"""Tuning of the process: memory that glibc keeps, and objects that the garbage collector skips.
+"""Tuning of the process: memory that glibc keeps, objects that the garbage collector skips, and SIGHUP.
 
 By default, glibc returns freed memory to the kernel as soon as 128 KiB at the top of its heap are free, and
 maps large arrays anew each time. A batch of a thousand sessions needs 2 MB for a few hundred microseconds.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -39,6 +40,21 @@ def loading() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+
+
+def hold_reload_signal() -> None:
+    """Have SIGHUP wait: by default it would end a process that is still starting.
+
+    Threads and processes that are started meanwhile inherit this. Call it before any thread is started: one
+    that does not hold the signal would get it.
+    """
+    if hasattr(signal, "SIGHUP"):  # Windows has none
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+
+
+def take_reload_signal() -> None:
+    """Take a SIGHUP that waits, and the next ones, now that there is a handler."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
 
 
 def freeze_loaded_objects() -> None:

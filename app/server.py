@@ -24,7 +24,7 @@ from app.jobs.jobs import Adopt, submit_and_wait
 from app.main import create_app, log
 from app.observability import logs
 from app.open_inference import fast_path
-from app.process_tuning import freeze_loaded_objects
+from app.process_tuning import freeze_loaded_objects, take_reload_signal
 from app.protocols.http import HotProtocol
 from app.protocols.upgrade import upgrade_factory
 from app.start_report import describe_lost_default, describe_start, example_command
@@ -62,7 +62,10 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain at the first stop signal, and stop at the second."""
-        engine = self.config.app.state.engine  # type: ignore[union-attr]
+        state = self.config.app.state  # type: ignore[union-attr]
+        engine = state.engine
+        if state.workers is not None:
+            state.workers.is_stopping = True
         if not self.drain_seconds or engine.draining:
             super().handle_exit(sig, frame)
             return
@@ -99,6 +102,7 @@ class Server(uvicorn.Server):
         # Windows has no SIGHUP; elsewhere this may not be the main thread.
         with contextlib.suppress(AttributeError, NotImplementedError, RuntimeError):
             loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(self._reload()))
+            take_reload_signal()
         if self.mover is not None:
             self.mover.start(self.accept)
         if self.parent is not None:
@@ -148,13 +152,17 @@ class Server(uvicorn.Server):
         state.authenticator.refresh()
         changed = False
         try:
-            forecasters = await asyncio.to_thread(state.library.load)
-            await asyncio.to_thread(state.library.archive, forecasters)
-            for forecaster in forecasters:
-                # The supervisor tells every worker to reload.
-                changed |= await submit_and_wait(state.engine.submit_here, Adopt(forecaster))
+            async with state.library.turn:
+                forecasters = await asyncio.to_thread(state.library.load)
+                await asyncio.to_thread(state.library.archive, forecasters)
+                for forecaster in forecasters:
+                    # The supervisor tells every worker to reload.
+                    changed |= await submit_and_wait(state.engine.submit_here, Adopt(forecaster))
         except CarryoverError as error:
             log.error("models were not reloaded: %s", error)
+            return
+        except Exception:  # noqa: BLE001  (nobody waits for this task: nobody else would say it)
+            log.exception("models were not reloaded")
             return
         if not changed:
             log.info("models were read again: no model has changed")

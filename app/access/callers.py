@@ -110,6 +110,14 @@ class Caller:
             self._rename(job)
         count = len(job.sessions)
         usage.check(job, count)
+        try:
+            self._submit_counted(job, usage, count)
+        except CarryoverError:
+            usage.give_back(job)
+            raise
+
+    def _submit_counted(self, job: Job, usage: Usage, count: int) -> None:
+        """Queue a job, and count it as in flight until it is answered."""
         if isinstance(job, Advance | AdvanceMany):
             self._submit_chunks(job, usage, count)
             return

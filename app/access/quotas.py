@@ -77,12 +77,22 @@ class TokenBucket:
 
     def take(self, count: int) -> float:
         """Take `count` tokens. Returns 0; or, if none were taken, in how many seconds to try again."""
-        self._refill()
-        if self._level <= 0:
-            return -self._level / self.rate + 1e-3
+        if seconds := self.seconds_to_wait():
+            return seconds
         self._level -= count
         self._granted += count
         return 0.0
+
+    def seconds_to_wait(self) -> float:
+        """In how many seconds a request is granted; 0 if it is granted now."""
+        self._refill()
+        return 0.0 if self._level > 0 else -self._level / self.rate + 1e-3
+
+    def give_back(self, count: int) -> None:
+        """Put tokens back that were taken for nothing."""
+        self._refill()
+        self._level = min(self._capacity, self._level + count)
+        self._granted -= count
 
     def holds(self, count: int) -> bool:
         """Whether `count` tokens are there to be taken without credit."""

@@ -84,13 +84,15 @@ class Usage:
         most = self._most_in_flight
         if self.in_flight and self.in_flight + count > most:
             raise quota_error("in_flight", most, self.owner)
-        if type(job) is Advance:
-            self._take(len(job.observations), len(job.observations))
-        elif type(job) is AdvanceMany:
-            self._take(len(job.observations), int(job.lengths.max()))
-        elif type(job) is Write and not job.goes_on:
-            prompt = len(job.request.prompt)
-            self._take(prompt + job.request.steps, prompt)
+        if observations := _observations(job):
+            self._take(*observations)
+
+    def give_back(self, job: Job) -> None:
+        """Give back the observations of a job that was checked and then not queued."""
+        if observations := _observations(job):
+            for bucket in (self.bucket, self.server_bucket):
+                if bucket is not None:
+                    bucket.give_back(observations[0])
 
     def acquire(self, count: int) -> None:
         """Count the chunks of `count` sessions as queued."""
@@ -135,11 +137,27 @@ class Usage:
                 limit=most,
                 quota="chunk_observations",
             )
-        if self.bucket is not None and (seconds := self.bucket.take(count)):
-            raise quota_error("observations_per_second", self.bucket.rate, self.owner, seconds)
-        if self.server_bucket is not None and self.server_bucket.take(count):
+        own, all_keys = self.bucket, self.server_bucket
+        if own is not None and (seconds := own.seconds_to_wait()):
+            raise quota_error("observations_per_second", own.rate, self.owner, seconds)
+        if all_keys is not None and all_keys.seconds_to_wait():
             raise Overloaded(
-                f"the server takes at most {self.server_bucket.rate:g} observations a second",
+                f"the server takes at most {all_keys.rate:g} observations a second",
                 quota="observations_per_second",
-                limit=self.server_bucket.rate,
+                limit=all_keys.rate,
             )
+        for bucket in (own, all_keys):  # from both or from neither: what is refused costs nothing
+            if bucket is not None:
+                bucket.take(count)
+
+
+def _observations(job: Job) -> tuple[int, int] | None:
+    """The observations that a job takes from the rates, and those of its longest chunk; None: none at all."""
+    if type(job) is Advance:
+        return len(job.observations), len(job.observations)
+    if type(job) is AdvanceMany:
+        return len(job.observations), int(job.lengths.max())
+    if type(job) is Write and not job.goes_on:
+        prompt = len(job.request.prompt)
+        return prompt + job.request.steps, prompt
+    return None

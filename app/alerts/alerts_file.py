@@ -96,8 +96,7 @@ def read_alerts_file(path: Path | None) -> AlertsFile:
     except (OSError, msgspec.MsgspecError, ValueError) as error:
         raise ConfigError(f"alerts file {path} cannot be read: {error}") from error
     for name, target in found.webhooks.items():
-        parts = urlsplit(target.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        if not _is_address(target.url):
             raise ConfigError(f"alerts file {path}: webhook {name!r} needs an http:// or https:// URL")
         try:
             target.key  # noqa: B018  (checked here, and not when the first alert comes)
@@ -113,3 +112,12 @@ def read_alerts_file(path: Path | None) -> AlertsFile:
                 f"alerts file {path}: {model!r} names no webhook of the file: {alert.webhook!r}"
             )
     return found
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        is_complete = bool(parts.hostname) and parts.port != 0  # raises if it is no port
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and is_complete and "@" not in parts.netloc

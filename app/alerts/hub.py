@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from app.alerts.webhooks import Webhooks
 from app.engine.batch import AlertEvent
@@ -30,17 +30,25 @@ class Reader:
         self.begins_behind = begins_behind
         self.is_closed = False
         self._unread: deque[AlertEvent] = deque()
+        self._room = MAX_UNREAD  # alerts that may wait
         self._awake = asyncio.Event()
 
     def put(self, alert: AlertEvent) -> None:
         """Take an alert; a reader who has not fetched `MAX_UNREAD` of them is closed."""
         if not alert.session.startswith(self.prefix):
             return
-        if len(self._unread) >= MAX_UNREAD:
+        if len(self._unread) >= self._room:
             self.close()
             return
         self._unread.append(alert)
         self._awake.set()
+
+    def remember(self, alerts: Iterable[AlertEvent]) -> None:
+        """Take alerts of the past, before any other; it has as much room for new ones as without them."""
+        self._unread.extend(alert for alert in alerts if alert.session.startswith(self.prefix))
+        if self._unread:
+            self._room = MAX_UNREAD + len(self._unread)
+            self._awake.set()
 
     def close(self) -> None:
         """Send nothing more."""
@@ -57,7 +65,7 @@ class Reader:
         except TimeoutError:
             return []
         self._awake.clear()
-        alerts, self._unread = list(self._unread), deque()
+        alerts, self._unread, self._room = list(self._unread), deque(), MAX_UNREAD
         if self.is_closed:
             self._awake.set()
         return [] if self.is_closed else alerts
@@ -106,10 +114,7 @@ class AlertHub:
             reader = Reader(prefix)
             past = list(self._past)
             known = [i for i, alert in enumerate(past) if alert.event["id"] == last_id]
-            since = past[known[-1] + 1 :] if known else past
-            reader._unread.extend(alert for alert in since if alert.session.startswith(prefix))
-            if reader._unread:
-                reader._awake.set()
+            reader.remember(past[known[-1] + 1 :] if known else past)
         self._readers.add(reader)
         return reader
 

@@ -130,7 +130,7 @@ class _Queue:
         try:
             async with self._http.stream("POST", self._target.url, content=body, headers=headers) as answer:
                 return answer.status_code // 100 * 100 == HTTPStatus.OK
-        except (httpx.HTTPError, OSError):
+        except Exception:  # noqa: BLE001  (whatever it is, it is tried again, and the alerts behind it are sent)
             return False
 
 

@@ -100,7 +100,12 @@ async def read_csv(
 async def artifact_of(request: Request, session: str, model: str | None) -> ServedArtifact:
     """The network of a session, or that of the model which a new session would get."""
     caller = get_caller(request)
+    models = caller.engine.residents.models
     with suppress(UnknownSession, SessionGone):
-        model = (await caller.ask(Inspect(session))).model
-    artifact: ServedArtifact = caller.engine.residents.models.slab_for_model(model).forecaster.artifact
-    return artifact
+        view = await caller.ask(Inspect(session))
+        if (slab := models.slabs.get(view.fingerprint)) is not None:
+            return (
+                slab.forecaster.artifact
+            )  # a session keeps its network when its model is reloaded or unloaded
+        model = view.model
+    return models.slab_for_model(model).forecaster.artifact

@@ -66,8 +66,9 @@ def serve(
         from app.workers.launch import run_workers
 
         return run_workers(settings, accept_loss=accept_loss)
-    from app.process_tuning import loading
+    from app.process_tuning import hold_reload_signal, loading
 
+    hold_reload_signal()
     with loading():
         from app.server import run
 

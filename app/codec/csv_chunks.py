@@ -26,6 +26,7 @@ from models.artifact.served import ServedArtifact
 from models.data.tables.options import BadCell, TableOptions
 from models.errors import BadData
 from models.forecaster import COVERS
+from models.nets.numbers import column_names
 
 if TYPE_CHECKING:
     from models.data.tables.columns import Rows
@@ -137,7 +138,7 @@ def place_in_body(error: Unprocessable, artifact: ServedArtifact) -> None:
     error.args = (error.detail,)
 
 
-def encode_answer(answer: ChunkAnswer, targets: Sequence[str]) -> bytes:
+def encode_answer(answer: ChunkAnswer) -> bytes:
     """An answer as CSV: a row for each observation, with the position behind it and the predictions.
 
     Raises
@@ -147,7 +148,7 @@ def encode_answer(answer: ChunkAnswer, targets: Sequence[str]) -> bytes:
     import pyarrow as pa
     import pyarrow.csv
 
-    parts = answer.answer
+    parts, targets = answer.answer, column_names(answer.ports)
     steps = len(parts["predictions"])
     columns: dict[str, Any] = {"position": np.arange(answer.position - steps + 1, answer.position + 1)}
     if COVERS in parts:  # behind each frame

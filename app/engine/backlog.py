@@ -57,6 +57,10 @@ class Backlog:
         ------
         Overloaded : too much waits already
         """
+        if (
+            not job.sessions
+        ):  # of a model: after SIGHUP nobody would try again, and other workers have reloaded
+            return (job,)
         if len(self) >= self._max_jobs:
             raise Overloaded(f"{self._max_jobs} jobs are waiting already")
         if self.queue.nbytes > self._max_bytes:

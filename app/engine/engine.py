@@ -390,11 +390,7 @@ class Engine:
             await self._commit.commit(batch)
             stages.end("commit")
             self._commit.publish(batch)
-            if self.watchers:
-                self.watchers.notify(batch.answers_if_committed, batch.removed)
-            if batch.alerts:
-                self.watchers.notify_alerts(batch.alerts)
-                self.publish_alerts(batch.alerts)
+            self._notify(batch)
             stages.end("publish")
         except Exception as error:  # noqa: BLE001  (after any error, every client gets an answer)
             self._fail(batch, error)
@@ -404,6 +400,17 @@ class Engine:
         stages.end("reply")
         if self.tracing is not None:
             self.tracing.end_batch()
+
+    def _notify(self, batch: Batch) -> None:
+        """Tell watchers and readers of alerts. If that fails, the batch is answered: it is committed."""
+        try:
+            if self.watchers:
+                self.watchers.notify(batch.answers_if_committed, batch.removed)
+            if batch.alerts:
+                self.watchers.notify_alerts(batch.alerts)
+                self.publish_alerts(batch.alerts)
+        except Exception:
+            log.exception("watchers, or readers of alerts, were not told what a batch has changed")
 
     async def _admit(self, batch: Batch) -> None:
         await self.residents.make_resident(batch)

@@ -57,7 +57,7 @@ class Rankings:
         found: list[RankedSession] = []
         async with self._pages:
             for block in ranking.blocks(after, query.descending):
-                found += islice(self._checked(ranking, block, query.prefix), limit - len(found))
+                found += islice(self._checked(ranking, block, query), limit - len(found))
                 # With the turn: the page of another list comes after what has come in.
                 await asyncio.sleep(0)
                 if len(found) == limit:
@@ -122,14 +122,17 @@ class Rankings:
             ranking.fresh_seconds = seconds
         return ranking
 
-    def _checked(self, ranking: _Ranking, block: slice, prefix: str) -> Iterator[RankedSession]:
-        """The sessions of this part of an order that still are where it found them."""
+    def _checked(self, ranking: _Ranking, block: slice, query: SessionQuery) -> Iterator[RankedSession]:
+        """The sessions of this part of an order that still are where it found them, and have the labels."""
+        prefix, wanted = query.prefix, set(query.labels)
         models = [self._residents.models.model_of(slab.forecaster.fingerprint) for slab in ranking.slabs]
         columns = ranking.values[block], ranking.epochs[block], ranking.places[block], ranking.rows[block]
         for value, epoch, place, row in zip(*(column.tolist() for column in columns), strict=True):
             slab = ranking.slabs[place]
             name = slab.owner(row)
-            if name is not None and name.startswith(prefix) and slab.columns.epoch[row] == epoch:
+            if name is None or not name.startswith(prefix) or slab.columns.epoch[row] != epoch:
+                continue
+            if not wanted or slab.has_labels(row, wanted):
                 yield RankedSession(value, epoch, name, models[place])
 
 

@@ -82,6 +82,9 @@ class Upkeep:
         except StoreFailed as error:
             self.failure = error.detail
             return []
+        except Exception:
+            log.exception("the store could not list what has expired; the next sweep asks again")
+            return []
         return expired
 
     async def _maintain_regularly(self) -> None:
@@ -97,6 +100,11 @@ class Upkeep:
             if not self.failure:
                 log.error("the store has failed: %s", error)
             self.failure = error.detail
+        except Exception:
+            # The tasks that call this go on: otherwise nobody would notice that the store works again.
+            if not self.failure:
+                log.exception("the store's upkeep raised")
+            self.failure = "the upkeep of the store failed; see the server's log"
         else:
             if self.failure:
                 log.warning("the store works again")

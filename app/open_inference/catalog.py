@@ -216,14 +216,15 @@ class Catalog:
         caller.require_role("admin")
         if parameters:
             raise triton_errors.unsupported("loading a model with a configuration or files in the request")
-        try:
-            forecaster = await asyncio.to_thread(self.library.reload, model)
-        except UnknownModel:
-            text = f"failed to load '{model}', failed to poll from model repository"
-            raise Unprocessable(text) from None
-        except BadModel as error:
-            raise Unprocessable(f"failed to load '{model}', {error.detail}") from None
-        await caller.ask(Adopt(forecaster))
+        async with self.library.turn:
+            try:
+                forecaster = await asyncio.to_thread(self.library.reload, model)
+            except UnknownModel:
+                text = f"failed to load '{model}', failed to poll from model repository"
+                raise Unprocessable(text) from None
+            except BadModel as error:
+                raise Unprocessable(f"failed to load '{model}', {error.detail}") from None
+            await caller.ask(Adopt(forecaster))
 
     async def unload(self, caller: Caller, model: str) -> None:
         """Start no new sequence on this model; running sequences go on. An unknown model is not an error.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import heapq
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 
 from sortedcontainers import SortedList
 
@@ -39,17 +39,14 @@ class MemoryStore:
         self._records: dict[str, Record] = {}
         self._names: dict[str, SortedList[str]] = {}  # of those records, by fingerprint
         self._labels = LabelIndex()
-        self._deadlines: list[
-            tuple[float, str]
-        ] = []  # a heap; may have entries of sessions that are not here any more
+        # Of those that expire. No heap: it would keep an entry each time that a session comes and goes.
+        self._deadlines: SortedList[tuple[float, str]] = SortedList()
         self._tombstones: OrderedDict[str, Tombstone] = OrderedDict()
 
     def commit(self, blocks: Sequence[Block], tombstones: Sequence[Tombstone]) -> Conflicts:
         for record in (record for block in blocks for record in block.records()):
             self._put(record)
             self._tombstones.pop(record.session, None)
-            if record.deadline != float("inf"):
-                heapq.heappush(self._deadlines, (record.deadline, record.session))
         for tombstone in tombstones:
             self._pop(tombstone.session)
             self._tombstones.pop(tombstone.session, None)
@@ -82,13 +79,8 @@ class MemoryStore:
         return query.merge(pages)
 
     def expired(self, now: float, limit: int) -> list[str]:
-        found: list[str] = []
-        while self._deadlines and self._deadlines[0][0] < now and len(found) < limit:
-            deadline, session = heapq.heappop(self._deadlines)
-            record = self._records.get(session)
-            if record is not None and record.deadline == deadline:
-                found.append(session)
-        return found
+        late = self._deadlines.irange(maximum=(now, ""), inclusive=(True, False))
+        return [session for _, session in islice(late, limit)]
 
     def save_no_expiry_before(self, before: float | None) -> None:
         self.no_expiry_before = before
@@ -114,6 +106,8 @@ class MemoryStore:
         self._records[record.session] = record
         self._names.setdefault(record.fingerprint, SortedList()).add(record.session)
         self._labels.add(record.session, labels_of(record.body))
+        if record.deadline != float("inf"):
+            self._deadlines.add((record.deadline, record.session))
 
     def _pop(self, session: str) -> Record | None:
         record = self._records.pop(session, None)
@@ -121,6 +115,7 @@ class MemoryStore:
             names = self._names[record.fingerprint]
             names.remove(session)
             self._labels.remove(session, labels_of(record.body))
+            self._deadlines.discard((record.deadline, session))
             if not names:
                 del self._names[record.fingerprint]
         return record

@@ -50,7 +50,6 @@ class Peer:
         self._watches: dict[int, Watch] = {}
         self._left: dict[int, set[int]] = {}  # by number of a job, its chunks that are not answered yet
         self._lost = asyncio.Event()
-        self.connected = asyncio.Event()  # while the other worker can be reached
         self.idle = asyncio.Event()  # while no job waits for its answer
         self.idle.set()
 
@@ -69,7 +68,6 @@ class Peer:
                         lambda: _Connection(self), str(self._path)
                     )
                     self._lost.clear()
-                    self.connected.set()
                     await self._lost.wait()
                 await asyncio.sleep(CONNECT_SECONDS)
         finally:
@@ -171,14 +169,13 @@ class Peer:
                 question.set_result(decode(body))
         elif kind == Kind.PART:
             self._answer_part(number, decode(body))
-        else:
+        elif number in self._jobs:  # or it answers a question too late, and nobody waits for it any more
             answer = decode(body)  # before it is popped: one that cannot be read fails with its connection
             self._answer(self._pop(number), answer)
 
     def lose(self) -> None:
         """Answer everything that waits: the connection is lost."""
         self._connection = None
-        self.connected.clear()
         self._lost.set()
         error = self.unavailable_error()
         for question in self._questions.values():

@@ -111,7 +111,7 @@ class ServedPeer(FrameConnection):
             job.client = self._clients[number] = Client()
         if isinstance(job, Watch):
             watcher = self._watchers[number] = _DistantWatcher(self, number, job.session)
-            job.watcher = watcher
+            job.watcher, job.reply = watcher, watcher.answer
         release = self._count(job)
         if isinstance(job, AdvanceMany) and isinstance(job.reply, SeparateReplies):
             self._chunks.put(job)
@@ -207,6 +207,13 @@ class _DistantWatcher:
         self.session = session
         self._connection = connection
         self._number = number
+        self._is_stopped = False
+
+    def answer(self, outcome: Any) -> None:
+        """Answer its job. The engine has just added it, though its client may have left meanwhile."""
+        if self._is_stopped:
+            self._connection.unwatch(self)
+        self._connection.answer(self._number, outcome)
 
     def notify(self, event: Event) -> None:
         self._connection.send(Kind.EVENT, self._number, event)
@@ -215,4 +222,5 @@ class _DistantWatcher:
         """The other worker sees that the connection is lost."""
 
     def stop(self) -> None:
+        self._is_stopped = True
         self._connection.unwatch(self)

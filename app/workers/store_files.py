@@ -8,8 +8,10 @@ the sessions in the wrong files. So it is refused, and `divide` moves the sessio
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 
 from app.errors import ConfigError
@@ -96,7 +98,10 @@ def divide(path: Path, count: int) -> Iterator[int]:
         _remove(new)  # of an earlier call that was interrupted
     with ExitStack() as opened:
         old = [opened.enter_context(closing(_open(old))) for old in worker_paths(path, stored)]
-        new_stores = [opened.enter_context(closing(_open(new))) for new in new_paths]
+        # The new files, too, say when the server last ran: a start keeps the sessions that idled since.
+        runs = [store.last_saved for store in old if store.last_saved is not None]
+        clock = partial(max, runs) if runs else time.time
+        new_stores = [opened.enter_context(closing(_open(new, clock))) for new in new_paths]
         for store in old:
             yield from _move_sessions(store, new_stores)
             _move_tombstones(store, new_stores)
@@ -137,8 +142,8 @@ def _move_tombstones(old: SqliteStore, new: list[SqliteStore]) -> None:
                 store.commit([], own)
 
 
-def _open(path: Path) -> SqliteStore:
-    return SqliteStore(path, ALL_TOMBSTONES, float("inf"))
+def _open(path: Path, clock: Callable[[], float] = time.time) -> SqliteStore:
+    return SqliteStore(path, ALL_TOMBSTONES, float("inf"), clock=clock)
 
 
 def _remove(path: Path) -> None:

@@ -68,6 +68,8 @@ class Supervisor:
     def _start_all(self) -> bool:
         """Start the first worker, and the others once it has started: it says what is wrong, and only it."""
         for position, worker in enumerate(self._workers):
+            if self._is_stopping:
+                return False
             worker.start(self._command)
             while position == 0 and not self._socket(worker.index).exists():
                 if worker.has_ended or self._is_stopping:
@@ -104,11 +106,13 @@ class Supervisor:
 
     def _stop_all(self) -> int:
         """Stop every worker, and wait for it. Returns the first exit status that is not 0."""
-        if not self._is_stopping:
-            self._pass_on(signal.SIGTERM)
-            self._is_stopping = True
+        self._is_stopping = True
+        for worker in self._workers:
+            if not worker.is_told_to_stop:  # one that was just being started when the signal came, too
+                worker.signal(signal.SIGTERM)
         statuses = [worker.wait() for worker in self._workers]
-        return next((abs(status) for status in statuses if status), 0)
+        # SIGTERM itself ends a worker that is still starting: it has accepted nothing.
+        return next((abs(status) for status in statuses if status not in (0, -signal.SIGTERM)), 0)
 
     def _kill_all(self) -> None:
         for worker in self._workers:
@@ -128,6 +132,7 @@ class _Worker:
         self._later_line = later_line
         self._is_started = False
         self._started = 0.0
+        self.is_told_to_stop = False  # the process has got SIGTERM
 
     def start(self, command: Sequence[str]) -> None:
         """Start a process."""
@@ -135,8 +140,14 @@ class _Worker:
             self.wait()  # closes its input
         self._started = time.monotonic()
         self.restarts_at = None
+        self.is_told_to_stop = False
+        # By default SIGHUP would end a worker that is still starting: it waits until the worker can reload.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
         # A group of its own: the terminal sends Ctrl-C to the supervisor alone, which stops the workers once.
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, process_group=0)
+        try:
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, process_group=0)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._is_started = True
         if self.process.stdin is not None:
             try:
@@ -162,6 +173,7 @@ class _Worker:
     def signal(self, number: int) -> None:
         if self._is_started and self.process.poll() is None:
             self.process.send_signal(number)
+            self.is_told_to_stop |= number == signal.SIGTERM
 
     def wait(self) -> int:
         if not self._is_started:

@@ -42,7 +42,7 @@ from app.model_library import ModelLibrary
 from app.session.names import id_of
 from app.stores import NamePage
 from app.workers.handed_over import HandedOverChunks
-from app.workers.peer import ANSWER_SECONDS, Peer
+from app.workers.peer import ANSWER_SECONDS, CONNECT_SECONDS, Peer
 from app.workers.place import Place, owner_of
 from app.workers.serving import Answer, ServedPeer
 
@@ -83,11 +83,14 @@ class Workers:
             "adopt": self._adopt_here,
             "by_name": self._by_name_here,
             "count": self._count_here,
+            "current": self._current_here,
             "models": self._models_here,
             "ranked": self._ranked_here,
             "retire": self._retire_here,
         }
         self.receive_alerts: Callable[[Sequence[AlertEvent]], None] = lambda _: None
+        self._started = monotonic()  # the same clock in all workers
+        self.is_stopping = False  # set by a signal handler: then the start waits for nobody
         self._served: set[ServedPeer] = set()
         self._listening: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -103,8 +106,18 @@ class Workers:
         self._listening = await loop.create_unix_server(self._serve, str(path))
         for peer in self._peers.values():
             self._run(peer.stay_connected())
-        await _wait_for_all([peer.connected for peer in self._peers.values()], START_SECONDS)
+        deadline = monotonic() + START_SECONDS
+        # A signal handler sets no event.
+        while not (self.is_stopping or self._are_all_connected()) and monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(CONNECT_SECONDS)
+        if not self.is_stopping:
+            await self._catch_up()
         self._run(self._report())
+
+    def _are_all_connected(self) -> bool:
+        """Whether this worker reaches every other, and every other reaches this one."""
+        served = [served for served in self._served if not served.is_lost]
+        return len(served) >= len(self._peers) and all(peer.is_connected for peer in self._peers.values())
 
     async def finish(self, seconds: float) -> None:
         """Wait until no worker sends jobs any more: an engine that has stopped would refuse them.
@@ -289,13 +302,31 @@ class Workers:
         async def apply() -> None:
             try:
                 outcome = await submit_and_wait(self._engine.submit_here, job)
-                # A worker that is starting loads the models as they are on disk now.
+                # A worker that is starting catches up afterwards.
                 others = await self.ask_reachable(question, *arguments, seconds=LOAD_SECONDS)
             except CarryoverError as error:
                 outcome, others = error, []
             call_reply(replace(job, reply=reply), outcome or any(others) if type(job) is Adopt else outcome)
 
         self._run(apply())
+
+    async def _catch_up(self) -> None:
+        """Serve what the worker serves that has run longest: it may have changed while this one started."""
+        answers = [await self._current_here(), *await self.ask_reachable("current")]
+        own, theirs = answers[0][1], min(answers, key=lambda answer: answer[0])[1]
+        for model in [model for model in own | theirs if own.get(model) != theirs.get(model)]:
+            try:
+                if model in theirs:
+                    await self._adopt_here(model, theirs[model])
+                else:
+                    await self._retire_here(model)
+            except CarryoverError as error:
+                log.warning("the workers have different networks for the model %s: %s", model, error)
+
+    async def _current_here(self) -> tuple[float, dict[str, str]]:
+        """Since when this worker runs, and by model the fingerprint of the network for new sessions."""
+        current = self._engine.residents.models.current
+        return self._started, {model: slab.forecaster.artifact.fingerprint for model, slab in current.items()}
 
     async def _adopt_here(self, name: str, fingerprint: str) -> bool:
         forecaster = await asyncio.to_thread(self._library.reload, name)

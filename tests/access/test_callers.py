@@ -7,7 +7,7 @@ from msgspec import structs
 
 from app import main
 from app.access.keys import generate_key
-from app.errors import Forbidden, OverLimit
+from app.errors import Forbidden, OverLimit, Overloaded
 from app.jobs import jobs
 from app.jobs.jobs import Advance, AdvanceMany, Expire
 from app.jobs.session_list import SessionList
@@ -159,6 +159,23 @@ async def test_the_server_as_a_whole_takes_so_many_observations_a_second(start_h
         assert (await service.advance("a", [[0.1]] * 20)).status == 200
         refused = await service.advance("b", [[0.1]])
         assert (refused.status, refused.problem["quota"]) == (503, "observations_per_second")
+
+
+@pytest.mark.parametrize("full", ["the rate of the server", "the queue"])
+async def test_what_is_refused_takes_nothing_from_any_rate(start_http, keys, full):
+    keys.add("slow", observations_per_second=10)
+    async with start_http(api_keys_file=keys.path, observations_per_second=100) as service:
+        authenticator = service.app.state.authenticator
+        usage = (slow := authenticator.authenticate_token(keys.token["slow"].encode())).usage
+        if full == "the queue":
+            service.engine._backlog._max_jobs = 0
+        else:
+            assert not authenticator.server_bucket.take(200)
+        with pytest.raises(Overloaded):
+            slow.submit(Advance("a", np.zeros((50, 1), np.float32)))
+        assert usage.bucket.holds(9)
+        assert authenticator.server_bucket.holds(90) == (full == "the queue")
+        assert usage.bucket.take_granted() == 0
 
 
 async def test_keys_that_come_and_go_are_noticed_without_a_restart(start_http, keys):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 from typing import Any
 
 import numpy as np
 import pytest
 
+from models.artifact.files import save
 from tests.helpers.ways import AsgiRoute, check_problem
 
 pytestmark = pytest.mark.anyio
@@ -49,6 +51,28 @@ async def test_a_chunk_is_applied_once_whether_it_is_sent_as_csv_or_json(start_b
         check_problem(other)
         ahead = await send(service, "a", "value\n0.1\n", "?at=2&horizon=3")
         assert (ahead.json()["position"], len(ahead.json()["forecast"])) == (3, 3)
+
+
+@pytest.mark.parametrize("change", ["reload", "unload"])
+async def test_a_session_whose_model_has_changed_is_fed_and_answered_in_csv(
+    start_http, artifacts, tmp_path, change
+):
+    folder = tmp_path / "models"
+    save(artifacts["sine"], folder / "sine")
+    chunk = {"observations": [0.1]}
+    async with start_http(models=(folder,)) as service:
+        await service.advance("a", [[0.1]])
+        if change == "reload":
+            save(dataclasses.replace(artifacts["pair"], name="sine"), folder / "sine")
+            changed = await service.http.post("/models/sine/reload")
+        else:
+            changed = await service.http.post("/v2/repository/models/sine/unload")
+        assert changed.status_code == 200
+        url, wanted = "/sessions/a/observations", {"accept": "text/csv"}
+        as_json = await service.http.post(url, json=chunk, headers=wanted)
+        as_csv = await send(service, "a", "value\n0.1\n", accept="text/csv")
+        found = [(answer.status_code, answer.text.partition("\n")[0]) for answer in (as_json, as_csv)]
+        assert (found, (await service.session("a"))["position"]) == ([(200, "position,value")] * 2, 3)
 
 
 async def test_the_answer_is_csv_where_it_is_wanted(start_both):

@@ -11,6 +11,9 @@ from app.engine.engine import Engine
 from app.errors import SessionGone
 from app.jobs.jobs import Advance, Create
 from app.session.steady_clock import SteadyClock
+from app.stores import Record
+from app.stores.sqlite.store import SqliteStore
+from app.workers.store_files import divide, worker_paths
 from models.forecaster import Forecaster
 from tests.helpers.faults import until
 from tests.helpers.redis_server import needs_redis
@@ -23,16 +26,22 @@ YEAR = 3.2e7
 
 
 @pytest.fixture(params=["sqlite", pytest.param("redis", marks=needs_redis)])
-def started(request, tmp_path, artifacts, clock, monkeypatch):
-    """Starts an engine over a store that outlives it."""
-    monkeypatch.setattr(upkeep, "SWEEP_SECONDS", 0.001)
+def open_store(request, tmp_path, clock):
+    """Opens a store whose sessions outlive it."""
     if request.param == "redis":
         request.getfixturevalue("redis_url")
+    return lambda settings=Settings(): STORES[request.param](settings, tmp_path, clock)
+
+
+@pytest.fixture
+def started(open_store, artifacts, clock, monkeypatch):
+    """Starts an engine over a store that outlives it."""
+    monkeypatch.setattr(upkeep, "SWEEP_SECONDS", 0.001)
 
     @asynccontextmanager
     async def started(**changes):
         settings = Settings(**({"idle_ttl_seconds": TTL, "resident_sessions": 1024} | changes))
-        store = STORES[request.param](settings, tmp_path, clock)
+        store = open_store(settings)
         engine = Engine([Forecaster(artifacts["sine"])], store, settings, clock)
         engine.start()
         sweeps = []
@@ -126,4 +135,36 @@ def test_engine_and_stores_use_the_steady_clock(artifacts, tmp_path):
         engine = Engine([Forecaster(artifacts["sine"])], opened, settings)
         assert isinstance(engine.clock, SteadyClock)
         assert isinstance(opened._clock, SteadyClock)
+        opened.close()
+
+
+async def test_a_start_that_fails_behind_a_long_stop_does_not_count_as_a_run(started, open_store, clock):
+    async with started() as engine:
+        await engine.ask(chunk("a", 0))
+    clock.wait(YEAR)
+    open_store().close()  # and then, for example, the file of keys is missing: no engine has started
+    clock.wait(1.0)
+    async with started() as engine:
+        assert await position_after(engine, chunk("a", 1)) == 2
+
+
+async def test_a_server_that_nobody_called_was_not_stopped(started, clock, caplog):
+    async with started() as engine:
+        await engine.ask(Create("patient", ttl_seconds=YEAR))
+        clock.wait(TTL + 1)
+    async with started() as engine:
+        assert "CARRYOVER_EXPIRE_AFTER_JUMP" not in caplog.text
+        assert engine.residents.store.no_expiry_before is None
+
+
+def test_dividing_the_sessions_of_a_stopped_server_does_not_count_as_a_run(tmp_path, clock):
+    path = tmp_path / "store.sqlite"
+    store = SqliteStore(path, 100, 1000.0, 0.0, clock)
+    store.commit([Record("a", "f" * 64, clock() + TTL, b"", 1).block()], [])
+    store.close()
+    last = clock()
+    list(divide(path, 2))
+    for new in worker_paths(path, 2):
+        opened = SqliteStore(new, 100, 1000.0, 0.0, clock)
+        assert opened.last_saved == last
         opened.close()

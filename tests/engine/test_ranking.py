@@ -64,3 +64,17 @@ async def test_lists_of_many_sessions_share_an_order_and_it_is_made_anew_when_it
         for prefix in "abcdef":
             await names(up._replace(prefix=prefix))
         assert len(listing._rankings._kept) == ranking.MAX_KEPT
+
+
+async def test_a_session_that_has_lost_its_label_leaves_an_order_of_before(start_http, monkeypatch):
+    monkeypatch.setattr(ranking, "FEW", 0)
+    async with start_http() as service:
+        for name in ("a", "b"):
+            body = {"id": name, "labels": {"site": "north"}}
+            assert (await service.http.post("/sessions", json=body)).status_code == 201
+        listed = []
+        for change in ({}, {"site": "south"}):
+            await service.http.patch("/sessions/a", json={"labels": change})
+            page = await service.http.get("/sessions?order=last_seen&label=site:north")
+            listed.append({row["session"] for row in page.json()["sessions"]})
+        assert listed == [{"a", "b"}, {"b"}]

@@ -17,7 +17,8 @@ from tritonclient.utils import InferenceServerException
 
 from app import main
 from app.config import Settings
-from app.errors import ConfigError
+from app.errors import CarryoverError, ConfigError, Stopping, Unauthorized
+from app.open_inference.grpc.infer_stream import InferStream
 from app.open_inference.grpc.messages import COMPILED, PACKAGE, SOURCE, message, pool
 from tests.helpers.locked import Keys
 from tests.helpers.triton import AioGrpc, Grpc
@@ -322,3 +323,23 @@ async def test_a_port_in_use_is_an_error_that_names_it(serve, zoo_folder):
         app = main.create_app(Settings(models=(zoo_folder,), grpc_port=port_of(service)))
         with pytest.raises(ConfigError, match=f"gRPC cannot listen on 127.0.0.1:{port_of(service)}"):
             await app.state.grpc.open()
+
+
+@pytest.mark.parametrize("end", [InferStream.stop, InferStream.revoke], ids=["stop", "revoke"])
+async def test_a_stream_that_is_closed_before_its_first_request_ends(end):
+    async def requests():
+        await asyncio.Event().wait()
+        yield b""
+
+    async def answer(_):
+        return None
+
+    async def read(stream):
+        try:
+            return [response async for response in stream.responses()]
+        except CarryoverError as error:
+            return type(error)
+
+    end(stream := InferStream(requests(), answer))
+    done, _ = await asyncio.wait([asyncio.ensure_future(read(stream))], timeout=5)
+    assert [task.result() for task in done] == [Stopping if end is InferStream.stop else Unauthorized]

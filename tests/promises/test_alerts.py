@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import hmac
 import json
 from collections.abc import AsyncIterator
@@ -295,6 +296,22 @@ async def test_a_tenant_reads_its_own_alerts_and_a_removed_key_no_more(begin, tm
         assert not readers
 
 
+async def test_readers_that_come_at_once_are_no_more_than_a_key_may_have(begin, tmp_path):
+    keys = Keys(tmp_path)
+    keys.add("one", sockets=1)
+    token = keys.headers("one")["authorization"]
+    request = f"GET /events HTTP/1.1\r\nhost: localhost\r\nauthorization: {token}\r\n\r\n".encode()
+    async with begin(api_keys_file=keys.path) as service:
+        connections = [await asyncio.open_connection("127.0.0.1", service.port) for _ in range(4)]
+        for _, writer in connections:
+            writer.write(request)
+        statuses = [(await reader.readline()).split()[1] for reader, _ in connections]
+        for _, writer in connections:
+            writer.close()
+        await until(lambda: not service.app.state.authenticator.sockets)
+        assert sorted(statuses) == [b"200", b"429", b"429", b"429"]
+
+
 async def test_a_reader_that_does_not_read_is_disconnected(monkeypatch):
     monkeypatch.setattr(hub_module, "MAX_UNREAD", 3)
     hub = AlertHub(Webhooks(AlertsFile(), Metrics()), Metrics())
@@ -304,6 +321,21 @@ async def test_a_reader_that_does_not_read_is_disconnected(monkeypatch):
     assert slow.is_closed
     assert not other.is_closed
     assert await slow.wait(0.01) == []
+
+
+async def test_a_reader_that_comes_back_late_gets_all_that_is_remembered_and_what_comes(monkeypatch):
+    monkeypatch.setattr(hub_module, "MAX_UNREAD", 3)
+    hub = AlertHub(Webhooks(AlertsFile(), Metrics()), Metrics())
+
+    def publish(first: int, end: int) -> None:
+        hub.publish([AlertEvent("s", None, {"event": "alert", "id": str(i)}) for i in range(first, end)])
+
+    publish(0, 10)
+    reader = hub.open("", "0")
+    publish(10, 12)  # before it has fetched anything
+    assert [alert.event["id"] for alert in await reader.wait(0.01)] == [str(i) for i in range(1, 12)]
+    publish(12, 16)
+    assert reader.is_closed
 
 
 async def test_readers_of_either_worker_get_the_alerts_of_both(
@@ -419,6 +451,36 @@ async def test_a_webhook_that_hangs_delays_no_chunk_and_its_queue_is_bounded(
             assert f"carryover_alerts_total {sum(kind == 'alert' for kind, _ in expected)}" in page
 
 
+async def test_any_error_of_a_delivery_is_an_attempt_that_failed(
+    begin, tmp_path, whole, expected, monkeypatch
+):
+    monkeypatch.setattr(webhooks_module, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(webhooks_module, "ATTEMPTS", 2)
+    file = {
+        "webhooks": {"ops": {"url": "http://xn--/", "secret": SECRET}}
+    }  # no name, which httpx sees too late
+    async with begin(alerts_file=write(tmp_path, file)) as service:
+        await create(service, alert=ALERT | {"webhook": "ops"})
+        assert (await service.advance("s", whole, 0)).position == STEPS
+        (queue,) = service.app.state.webhooks._queues.values()
+        await until(queue.task.done)
+        metrics = service.engine.metrics
+        count = len(expected)
+        assert (metrics.webhooks_failed, metrics.webhooks_dropped) == (2 * count, count)
+
+
+async def test_a_chunk_is_answered_though_its_alert_cannot_be_sent(begin, tmp_path, whole, monkeypatch):
+    def failing(**_: Any) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    file = {"webhooks": {"ops": {"url": "http://127.0.0.1:1/", "secret": SECRET}}}
+    async with begin(alerts_file=write(tmp_path, file)) as service:
+        await create(service, alert=ALERT | {"webhook": "ops"})
+        monkeypatch.setattr(webhooks_module.httpx, "AsyncClient", failing)
+        answer = await service.advance("s", whole, 0)
+        assert (answer.status, answer.position, answer.replayed) == (200, STEPS, False)
+
+
 async def test_a_webhook_belongs_to_the_tenant_that_the_file_names():
     target = Target("http://127.0.0.1:1/", SECRET, tenant="acme")
     webhooks = Webhooks(AlertsFile({"ops": target}), metrics := Metrics())
@@ -434,6 +496,8 @@ async def test_a_webhook_belongs_to_the_tenant_that_the_file_names():
     [
         ({"webhooks": {"a": {"url": "file:///etc/passwd", "secret": SECRET}}}, "http"),
         ({"webhooks": {"a": {"url": "http://user:word@x/", "secret": SECRET}}}, "http"),
+        ({"webhooks": {"a": {"url": "http://x:99999/", "secret": SECRET}}}, "http"),
+        ({"webhooks": {"a": {"url": "http://[::1/", "secret": SECRET}}}, "http"),
         ({"webhooks": {"a": {"url": "http://x/", "secret": "whsec_c2hvcnQ="}}}, "24 to 64 bytes"),
         ({"webhooks": {"a": {"url": "http://x/", "secret": "k" * 32}}}, "whsec_"),
         ({"models": {"sine": {"webhook": "a", "score_above": 0.9}}}, "no webhook"),

@@ -1,6 +1,7 @@
 """Commit is the only point of no return: a store that fails leaves every session where it was."""
 
 import asyncio
+from typing import Any
 
 import numpy as np
 import pytest
@@ -140,6 +141,40 @@ async def test_an_expiry_that_cannot_be_written_is_refused_and_not_tried_for_eve
         assert (await service.advance("a", [[0.1]], 1)).status == 503
         store_of(service).full = False
         assert (await service.advance("a", [[0.1]], 1)).status == 410
+
+
+async def test_the_sweep_goes_on_after_any_error_of_the_store(start_http, clock, monkeypatch):
+    monkeypatch.setattr(upkeep, "SWEEP_SECONDS", 0.001)
+    calls = []
+
+    def failing(*_: Any) -> list[str]:
+        calls.append(1)
+        raise RuntimeError("nobody knows why")
+
+    async with start_http(idle_ttl_seconds=50, resident_sessions=4, batch_sessions=4) as service:
+        await service.advance("a", [[0.1]], 0)
+        store = service.engine.residents.store
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "expired", failing)
+            await until(lambda: bool(calls))
+        (sweep,) = (task for task in asyncio.all_tasks() if task.get_name() == "engine-sweep")
+        clock.wait(51)
+        await until(lambda: sweep.done() or len(service.engine.residents) == 0)
+        assert len(service.engine.residents) == 0
+
+
+async def test_upkeep_goes_on_after_any_error_of_the_store(start_http, monkeypatch):
+    def failing() -> None:
+        raise RuntimeError("nobody knows why")
+
+    async with start_http() as service:
+        engine = service.engine
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.residents.store, "tend", failing)
+            (outcome,) = await asyncio.gather(engine._upkeep.maintain_store(), return_exceptions=True)
+            assert (outcome, len(engine.readiness_problems())) == (None, 1)
+        await engine._upkeep.maintain_store()
+        assert engine.readiness_problems() == []
 
 
 async def test_the_sweep_goes_on_after_the_store_has_failed(start_http, clock, monkeypatch):

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
+import threading
 
 import pytest
 from numpy.testing import assert_allclose
 
+from app import main
 from app.config import Settings
 from app.model_library import ModelLibrary
 from models.artifact.files import save
+from models.forecaster import Forecaster
 from tests.helpers.faults import held, until
 from tests.helpers.services import starter
-from tests.helpers.ways import AsgiRoute
+from tests.helpers.ways import AsgiRoute, HotRoute
 from tests.helpers.zoo import TOLERANCE, made, one_pass, series
 
 pytestmark = pytest.mark.anyio
@@ -217,6 +221,22 @@ def test_the_archive_is_for_its_owner_alone(tmp_path, folder):
     assert (archive.stat().st_mode & 0o077, len(list(archive.iterdir()))) == (0, 1)
 
 
+async def test_an_archive_that_may_not_be_written_is_the_reason_why_nothing_is_reloaded(
+    zoo_folder, clock, tmp_path, monkeypatch, folder, newer
+):
+    start = starter(HotRoute, "sqlite", zoo_folder, clock, tmp_path, monkeypatch)
+    async with start(models=(folder,), store=f"sqlite:{tmp_path}/sessions.sqlite") as service:
+        save(newer, folder / "sine")
+        monkeypatch.setattr(os, "access", lambda *_: False)
+        refused = await service.http.post("/models/sine/reload")
+        assert (refused.status_code, refused.json()["type"]) == (500, "urn:carryover:config-error")
+        assert "there is no permission to write" in refused.json()["detail"]
+        logged: list[str] = []
+        monkeypatch.setattr(main.log, "error", lambda text, *_: logged.append(text))
+        (outcome,) = await asyncio.gather(service.server._reload(), return_exceptions=True)
+        assert (outcome, logged) == (None, ["models were not reloaded: %s"])
+
+
 async def test_a_damaged_archive_does_not_keep_the_server_from_starting(
     zoo_folder, clock, tmp_path, monkeypatch, folder, newer, artifacts
 ):
@@ -244,6 +264,50 @@ async def test_a_hang_up_signal_reloads_every_model_and_a_damaged_one_changes_no
         (folder / "sine" / "weights.safetensors").write_bytes(b"torn")
         await service.server._reload()
         assert (await service.advance("a", [[0.1]])).status == 200
+
+
+@pytest.mark.parametrize("store", ["memory"])
+@pytest.mark.parametrize("how", ["reload", "signal", "load of /v2"])
+async def test_of_two_reloads_at_once_the_one_that_began_last_decides(start_hot, folder, newer, how):
+    newest = made("sine", hidden=16, layers=1, seed=10)
+    async with start_hot(models=(folder,)) as service:
+        ways = {
+            "reload": lambda: reloaded(service),
+            "signal": service.server._reload,
+            "load of /v2": lambda: service.http.post("/v2/repository/models/sine/load"),
+        }
+        library = service.app.state.library
+        load, is_read, release = library.load, threading.Event(), threading.Event()
+
+        def slow() -> list[Forecaster]:
+            found = load()
+            is_read.set()
+            release.wait(20)
+            return found
+
+        library.load = slow
+        save(newer, folder / "sine")
+        first = asyncio.ensure_future(ways[how]())
+        await until(is_read.is_set)
+        library.load = load
+        save(newest, folder / "sine")
+        second = asyncio.ensure_future(ways[how]())
+        await until(lambda: second.done() or bool(library.turn._waiters))
+        release.set()
+        await asyncio.gather(first, second)
+        assert (await service.http.get("/models/sine")).json()["fingerprint"] == newest.fingerprint
+
+
+@pytest.mark.parametrize("store", ["memory"])
+async def test_models_are_reloaded_though_the_queue_is_full(start_hot, folder, newer):
+    async with start_hot(models=(folder,)) as service:
+        service.engine._backlog._max_jobs = 0
+        save(newer, folder / "sine")
+        await service.server._reload()  # what SIGHUP calls
+        shown = await service.http.get("/models/sine")
+        assert shown.json()["fingerprint"] == newer.fingerprint
+        assert (await service.http.post("/models/sine/reload")).status_code == 200
+        assert (await service.advance("a", [[0.1]])).status == 503
 
 
 async def test_a_model_added_to_a_later_folder_does_not_become_the_default(

@@ -26,7 +26,7 @@ from app.jobs.jobs import (
     Reset,
 )
 from app.jobs.session_list import SessionList
-from app.stores import Record, SharedStore, Tombstone
+from app.stores import NamesQuery, Record, SharedStore, Tombstone
 from app.stores.redis import scripting, scripts, values
 from app.stores.redis.scripting import WriteConcern
 from app.stores.redis.store import RedisStore
@@ -157,6 +157,20 @@ class TestValues:
         records, others = here.load(["a", "b"])
         assert [it.session for it in records] == ["b"]
         assert isinstance(others["a"], SessionDamaged)
+
+    def test_a_value_whose_fingerprint_is_damaged_keeps_no_other_from_being_listed_or_expired(self, stores):
+        here = stores[0]
+        here.commit(blocks([record("a", deadline=5.0), record("b", deadline=5.0)]), [])
+        link = here._servers.primaries()[0]
+        link.ask("SETRANGE", values.key("a"), values.HEAD.size + 3, b"\xff")
+        found = []
+        for listed in (lambda: here.names(NamesQuery("", 10)).found, lambda: here.expired(10.0, 10)):
+            try:
+                found.append(listed())
+            except UnicodeDecodeError as error:
+                found.append(error)
+        assert found == [[("b", PRINT)], ["b"]]
+        assert isinstance(here.load(["a"])[1]["a"], SessionDamaged)
 
     def test_a_value_copied_under_another_name_is_damage(self, stores, redis_server):
         stores[0].commit(blocks([record("a")]), [])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from redis.crc import key_slot
+from redis.exceptions import SlotNotCoveredError
 
-from app.errors import StoreFailed
+from app.errors import ConfigError, StoreFailed
 from app.stores import Record, Store
 from app.stores.redis import values
 from app.stores.redis.store import RedisStore
@@ -180,3 +182,50 @@ def move(servers: list[RedisServer]) -> tuple[str, int, RedisServer, RedisServer
 def give(servers: list[RedisServer], slot: int, heir: RedisServer) -> None:
     for server in sorted(servers, key=lambda server: server is not heir):
         assert server.ask("CLUSTER", "SETSLOT", str(slot), "NODE", identity(heir)) == "+OK"
+
+
+@pytest.fixture
+def alone(tmp_path) -> Iterator[RedisServer]:
+    """A cluster of one server, which a test may cut up or end."""
+    bus = free_port()
+    own = ["--cluster-enabled", "yes", "--cluster-require-full-coverage", "no", "--cluster-port", str(bus)]
+    server = RedisServer(tmp_path / "alone", *own).start()
+    assert server.ask("CLUSTER", "ADDSLOTSRANGE", "0", "16383") == "+OK"
+    wait_until(lambda: "cluster_state:ok" in server.ask("CLUSTER", "INFO"), "the cluster is whole")
+    yield server
+    server.kill()
+
+
+def outcome(call: Callable[[], Any]) -> Any:
+    """What a call returns, or the class of what it raises."""
+    try:
+        return call()
+    except Exception as error:  # noqa: BLE001
+        return type(error)
+
+
+def test_a_slot_that_no_server_has_costs_only_its_own_sessions(alone):
+    store = RedisStore(parse_url(f"redis+cluster://127.0.0.1:{alone.port}"), 1000.0)
+    store.commit(blocks([record("a"), record("b")]), [])
+    slot = str(key_slot(values.key("a").encode()))
+    assert alone.ask("CLUSTER", "DELSLOTS", slot) == "+OK"
+    store._servers._nodes.initialize()
+    lost = outcome(lambda: store.commit(blocks([record("a", 2), record("b", 2)]), []))
+    assert lost != SlotNotCoveredError
+    assert {name: type(error) for name, error in lost.items()} == {"a": StoreFailed}
+    assert [it.session for it in store.load(["a", "b"])[0]] == ["b"]
+    assert alone.ask("CLUSTER", "ADDSLOTS", slot) == "+OK"
+    wait_until(lambda: len(store.load(["a", "b"])[0]) == 2, "the slot is found again")
+    store.close()
+
+
+def test_a_cluster_that_cannot_be_reached_is_a_store_that_has_failed(alone):
+    url = parse_url(f"redis+cluster://127.0.0.1:{alone.port}")
+    store = RedisStore(url, 1000.0, timeout=0.5)
+    store.commit(blocks([record("a")]), [])
+    alone.kill()
+    store._servers._refreshed = 0.0  # long ago
+    calls = (lambda: store.commit(blocks([record("a", 2)]), []), lambda: store.load(["a"]), store.tend)
+    assert list(map(outcome, calls)) == [StoreFailed] * 3
+    assert outcome(lambda: RedisStore(url, 1000.0, timeout=0.5)) == ConfigError
+    store.close()

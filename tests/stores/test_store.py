@@ -324,6 +324,14 @@ class TestMemory(StoreContract):
     def store(self, clock) -> Store:
         return MemoryStore(MOST_TOMBSTONES, TOMBSTONE_SECONDS, clock)
 
+    def test_sessions_that_come_and_go_leave_nothing_behind_and_expire(self, store, clock):
+        for i in range(20):
+            store.commit(blocks([record(name, deadline=clock.now + i) for name in "ab"]), [])
+            store.load(["a", "b"])
+        store.commit(blocks([record("a", deadline=clock.now + 1), record("b", deadline=clock.now + 3)]), [])
+        assert len(store._deadlines) == 2
+        assert store.expired(clock.now + 2, 10) == ["a"]
+
     def test_a_loaded_record_leaves_the_store(self, store):
         store.commit(blocks([record("a")]), [])
         store.load(["a"])

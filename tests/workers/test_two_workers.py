@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,12 @@ import websockets
 from numpy.testing import assert_allclose
 
 from app import server
+from app.config import Settings
+from app.errors import WorkerUnavailable
 from app.jobs.session_query import SessionQuery
 from app.workers import workers
+from app.workers.place import Place
+from app.workers.sockets import bind
 from models.artifact.files import save
 from tests.helpers.faults import held, queued, until
 from tests.helpers.two_workers import TwoWorkers, owned, two_workers
@@ -247,6 +253,27 @@ async def test_a_reload_and_an_unload_reach_all_workers(start, artifacts, zoo_fo
         assert not any(engine.residents.models.current for engine in both.engines)
 
 
+async def test_a_worker_that_starts_again_serves_the_models_of_the_others(start, artifacts, tmp_path):
+    folder, newer = tmp_path / "models", made("sine", hidden=32, layers=2, seed=9)
+    for name in ("sine", "pair"):
+        save(artifacts[name], folder / name)
+    async with start(models=(folder,)) as both:
+        both.workers(1).stop()  # its models are those of before, as in a process that has just read them
+        await until(lambda: not both.workers(0)._peers[1].is_connected)
+        save(newer, folder / "sine")
+        for path in ("/models/sine/reload", "/v2/repository/models/pair/unload"):
+            assert (await both.ways[0].http.post(path)).status_code == 200
+        await both.workers(1).start()
+        found = [
+            {
+                name: slab.forecaster.artifact.fingerprint
+                for name, slab in engine.residents.models.current.items()
+            }
+            for engine in both.engines
+        ]
+        assert found == [{"sine": newer.fingerprint}] * 2
+
+
 async def test_a_watcher_sees_the_session_of_another_worker(start, artifacts):
     whole = series("sine", 4)
     async with start() as both:
@@ -282,6 +309,26 @@ async def test_a_watcher_is_closed_when_the_owner_is_lost(start):
                 await socket.recv()
             assert socket.close_code == 1013
         await until(lambda: not both.engines[1].watchers)
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["by the client", "with the connection of the workers"])
+async def test_a_watcher_that_leaves_before_it_is_answered_leaves_nothing_behind(start, cut):
+    async with start() as both:
+        (peer,) = both.workers(0)._peers.values()
+        async with held(both.engines[1]) as release:
+            url = f"ws://127.0.0.1:{both.ways[0].port}/sessions/{THERE[0]}/watch"
+            async with websockets.connect(url):
+                await queued(both.engines[1], THERE[:1])
+            if cut:
+                (served,) = (served for served in both.workers(1)._served if not served.is_lost)
+                served.close()
+                await until(lambda: served.is_lost)
+            else:
+                await until(lambda: not peer._watches)
+                await peer.ask("count", None)  # answered behind it
+            release.set()
+        await until(lambda: not both.engines[1].queue_length)
+        assert len(both.engines[1].watchers) == 0
 
 
 @pytest.mark.parametrize("way", [HttpRoute, HotRoute, TextSocket], ids=lambda way: way.name)
@@ -348,6 +395,44 @@ async def test_a_silent_worker_makes_all_not_ready(start, monkeypatch):
     async with start() as both:
         monkeypatch.setattr(workers, "SILENT_SECONDS", -1.0)
         assert both.engines[0].readiness_problems() == ["worker 1 does not answer"]
+
+
+async def test_an_answer_that_comes_too_late_costs_no_other_request_its_answer(start):
+    late = asyncio.Event()
+
+    async def slow() -> bool:
+        return await late.wait()
+
+    async with start() as both:
+        (peer,) = both.workers(0)._peers.values()
+        both.workers(1).answers["slow"] = slow
+        with pytest.raises(WorkerUnavailable, match="does not answer"):
+            await peer.ask("slow", seconds=0.01)
+        async with held(both.engines[1]) as release:
+            sent = asyncio.ensure_future(both.ways[0].advance(THERE[0], [[0.5]], 0))
+            await queued(both.engines[1], THERE[:1])
+            late.set()
+            await asyncio.gather(peer.ask("count", None), return_exceptions=True)  # answered behind it
+            release.set()
+        assert (await sent).status == 200
+
+
+async def test_a_start_that_is_stopped_waits_for_no_other_worker(tmp_path, zoo_folder, monkeypatch):
+    monkeypatch.setattr(server, "freeze_loaded_objects", lambda: None)
+    settings = Settings(models=(zoo_folder,), default_model="sine", port=0, workers=2, log_level="warning")
+    serving = server.create_server(settings, place=Place(0, 2, tmp_path))
+    serving.announces = False
+    serving.config.load()
+    serving.lifespan = serving.config.lifespan_class(serving.config)
+    monkeypatch.setattr(workers, "START_SECONDS", 10.0)
+    starting = asyncio.ensure_future(serving.startup(bind("127.0.0.1", 0, shared=False)))
+    await until((tmp_path / "0.jobs").exists)
+    serving.handle_exit(signal.SIGTERM, None)
+    stopped = monotonic()
+    await starting
+    seconds = monotonic() - stopped
+    await serving.shutdown()
+    assert seconds < 5.0, "it waited for a worker that will never start"
 
 
 async def test_a_bulk_request_that_this_worker_refuses_is_not_applied_at_the_other(start):

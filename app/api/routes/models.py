@@ -17,6 +17,7 @@ from app.api.schemas import Model, ModelList, ModelRows, ReloadResult
 from app.engine.engine import Engine
 from app.errors import NoFigure
 from app.jobs.jobs import Adopt
+from app.model_library import ModelLibrary
 from app.session.slab import Slab
 from models.artifact.served import ServedArtifact
 from models.nets.signature import Port, State
@@ -90,8 +91,10 @@ async def reload_model(request: Request, name: str) -> dict[str, Any]:
     engine: Engine = request.app.state.engine
     get_caller(request).require_role("admin")
     engine.residents.models.slab_for_model(name)
-    forecaster = await asyncio.to_thread(request.app.state.library.reload, name)
-    changed = await engine.ask(Adopt(forecaster))
+    library: ModelLibrary = request.app.state.library
+    async with library.turn:
+        forecaster = await asyncio.to_thread(library.reload, name)
+        changed = await engine.ask(Adopt(forecaster))
     slab = engine.residents.models.slab_for_model(name)
     return {"changed": changed, "model": _model(request, slab, await _session_counts(request))}
 

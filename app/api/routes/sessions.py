@@ -256,12 +256,11 @@ async def advance_session(request: Request, id: Id, query: Annotated[ChunkQuery,
     if job.horizon:
         raise Unprocessable("a forecast is answered in JSON: leave out `accept: text/csv`", field="horizon")
     answer = await _ask(request, job, artifact)
-    targets = (await csv_rows.artifact_of(request, session, answer.model)).targets
     headers = {
         "carryover-epoch": epoch_token(answer.epoch),
         "carryover-replayed": "true" if answer.replayed else "false",
     }
-    body = await asyncio.to_thread(csv_chunks.encode_answer, answer, targets)
+    body = await asyncio.to_thread(csv_chunks.encode_answer, answer)
     return Response(body, media_type=CONTENT_TYPE, headers=headers)
 
 

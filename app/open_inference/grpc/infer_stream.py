@@ -28,6 +28,8 @@ class InferStream:
         self._answers: asyncio.Queue[asyncio.Future[Any] | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._reading = asyncio.create_task(self._read())
+        # Not in the task itself: one that is cancelled before its first step runs none of its lines.
+        self._reading.add_done_callback(lambda _: self._answers.put_nowait(None))
         self._error: CarryoverError | None = None
 
     async def responses(self) -> AsyncIterator[Any]:
@@ -67,5 +69,3 @@ class InferStream:
                 await self._room.acquire()
         except grpc.RpcError:
             pass  # the client left; the engine may drop the requests that it has not begun
-        finally:
-            self._answers.put_nowait(None)

@@ -18,7 +18,14 @@ from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import Connection, ConnectionPool, SSLConnection
 from redis.crc import key_slot
-from redis.exceptions import AskError, MovedError, RedisError, ResponseError
+from redis.exceptions import (
+    AskError,
+    MovedError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+    SlotNotCoveredError,
+)
 from redis.exceptions import ConnectionError as Unreachable
 from redis.exceptions import TimeoutError as TooSlow
 from redis.retry import Retry
@@ -164,10 +171,7 @@ class Cluster:
         by_slot: dict[int, list[int]] = {}
         for i in indexes:
             by_slot.setdefault(key_slot(keys[i].encode()), []).append(i)
-        return [
-            KeyGroup(self._link(self._nodes.get_node_from_slot(slot)), group)
-            for slot, group in by_slot.items()
-        ]
+        return [KeyGroup(self._link(self._owner(slot)), group) for slot, group in by_slot.items()]
 
     def primaries(self) -> list[Link]:
         return [self._link(node) for node in self._nodes.get_nodes_by_server_type("primary")]
@@ -184,13 +188,21 @@ class Cluster:
     def refresh(self) -> None:
         if time.monotonic() < self._refreshed + REFRESH_SECONDS:
             return
-        with suppress(RedisError):
+        with suppress(RedisError, RedisClusterException):  # the second is no `RedisError`
             self._nodes.initialize()
         self._refreshed = time.monotonic()
 
     def close(self) -> None:
         for link in self._links.values():
             link.disconnect()
+
+    def _owner(self, slot: int) -> ClusterNode:
+        """The server that has a slot; where none is known, any: it says who has it, or that nobody has."""
+        try:
+            return self._nodes.get_node_from_slot(slot)
+        except SlotNotCoveredError:
+            nodes: list[ClusterNode] = self._nodes.get_nodes_by_server_type("primary")
+            return nodes[0]
 
     def _link(self, node: ClusterNode) -> Link:
         link = self._links.get(node.name)
@@ -223,7 +235,10 @@ def _cluster(url: RedisUrl, options: dict[str, Any]) -> RedisCluster:
     nodes = [ClusterNode(host, port) for host, port in url.hosts]  # type: ignore[no-untyped-call]
     if url.tls:
         options["ssl"] = True
-    return RedisCluster(startup_nodes=nodes, require_full_coverage=False, **options)
+    try:
+        return RedisCluster(startup_nodes=nodes, require_full_coverage=False, **options)
+    except RedisClusterException as error:
+        raise Unreachable(str(error)) from error
 
 
 def scan_keys(link: Link, pattern: str, cursor: int, count: int) -> tuple[int, list[str]]:

@@ -99,11 +99,14 @@ def unpack(session: str, value: bytes) -> Record | Tombstone:
 
 
 def peek(head: bytes) -> tuple[str, float] | None:
-    """(fingerprint, deadline) from the head of a session's value; None when the session is gone."""
+    """(fingerprint, deadline) from the head of a session's value; None when it is gone or cannot be read."""
     if len(head) < HEAD.size:
         return None
     _, _, _, kind, length, _, deadline = HEAD.unpack_from(head)
-    return (head[HEAD.size : HEAD.size + length].decode(), deadline) if kind == RECORD else None
+    try:
+        return (head[HEAD.size : HEAD.size + length].decode(), deadline) if kind == RECORD else None
+    except UnicodeDecodeError:
+        return None
 
 
 def lifetime_milliseconds(deadline: float, now: float, tombstone_seconds: float) -> bytes:

@@ -4,7 +4,8 @@ SQLite takes a write-ahead log that is damaged, cut short or missing for an olde
 says nothing. This file says how far the log must reach. It is written after each commit, without waiting
 for the disk, so it never claims more than is committed; `sync` makes it durable behind the replies.
 
-Two slots of 32 bytes are written in turns, so that a write cut short leaves the other.
+Two slots of 32 bytes are written in turns, so that a write cut short leaves the other. A third says how long
+the server has run behind its last commit: a start compares the clock with it (`app.engine.idle_time`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ _sync_data = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 SLOT = struct.Struct("<4sqQd")  # magic, generation, sequence, time of the commit
 CHECK = struct.Struct("<I")  # CRC-32 of the slot
 SLOT_BYTES = 32
+RUN_SLOT = 2
 MAGIC = b"CrMk"
 
 
@@ -46,7 +48,7 @@ class CommitMark:
     def __init__(self, path: Path, last: LastCommit) -> None:
         self._generation = last.generation
         self._file = os.open(mark_path(path), os.O_RDWR | os.O_CREAT, 0o600)
-        os.ftruncate(self._file, 2 * SLOT_BYTES)
+        os.ftruncate(self._file, 3 * SLOT_BYTES)
         for slot in (0, 1):
             self._write(slot, last)
         os.fsync(self._file)
@@ -57,6 +59,10 @@ class CommitMark:
         """The batch is committed. Does not wait for the disk."""
         self._write(sequence % 2, LastCommit(self._generation, sequence, committed))
         self._is_durable = False
+
+    def note_run(self, now: float) -> None:
+        """The server runs. Does not wait for the disk, and need not: the last commit is a sign of it, too."""
+        self._write(RUN_SLOT, LastCommit(self._generation, 0, now))
 
     def sync(self) -> None:
         """Wait until the mark is on the disk."""
@@ -94,6 +100,21 @@ def read_mark(path: Path) -> LastCommit | None:
     if not readable:
         raise ConfigError(f"store {path}: {mark_path(path)} is damaged")
     return max(readable, key=lambda slot: slot.sequence)
+
+
+def last_run(path: Path) -> float | None:
+    """When the server last ran, seconds since 1970; None where the mark of the database at `path` is missing.
+
+    Raises
+    ------
+    ConfigError : it is damaged
+    """
+    mark = read_mark(path)
+    if mark is None:
+        return None
+    start = RUN_SLOT * SLOT_BYTES
+    run = _slot(mark_path(path).read_bytes()[start : start + SLOT_BYTES])
+    return mark.committed if run is None else max(mark.committed, run.committed)
 
 
 def _slot(data: bytes) -> LastCommit | None:

@@ -39,7 +39,7 @@ from app.stores import (
     find_unwritable,
 )
 from app.stores.sqlite.check import ADVICE, check_last_commit, check_names
-from app.stores.sqlite.commit_mark import CommitMark, LastCommit, read_mark
+from app.stores.sqlite.commit_mark import CommitMark, LastCommit, last_run
 from app.stores.sqlite.journal import DamagedJournal, Journal, read_journal
 from app.stores.sqlite.pending import PendingChanges
 from app.stores.sqlite.schema import (
@@ -104,7 +104,7 @@ class SqliteStore:
         self._is_closed = False
         self._is_settled = True  # no transaction has failed that may still be under way
         check_last_commit(path, accept_loss=accept_loss)
-        self.last_saved = _last_commit_time(path)
+        self.last_saved = _last_run(path)
         self._no_expiry_path = path.with_name(path.name + "-held")
         self.no_expiry_before = _read_time(self._no_expiry_path)
         self._database = open_database(path)
@@ -226,6 +226,7 @@ class SqliteStore:
                 self._database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             self._log_bytes = 0
         with self._errors_as_store_failed("write its commit mark"):
+            self._mark.note_run(self._clock())
             self._mark.sync()
         self.upkeep_due = False
 
@@ -245,7 +246,9 @@ class SqliteStore:
     def _create_mark(self) -> CommitMark:
         """Create the mark, and record in the database file (not only in its log) that the mark must exist."""
         (generation,) = self._database.execute("SELECT generation FROM state").fetchone()
-        mark = CommitMark(self.path, LastCommit(generation, self._tables.sequence, self._clock()))
+        # Not the present time: if this start fails, the next must find out as well how long the server stood.
+        committed = self._clock() if self.last_saved is None else self.last_saved
+        mark = CommitMark(self.path, LastCommit(generation, self._tables.sequence, committed))
         self._database.execute("UPDATE state SET is_open = 1")
         self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return mark
@@ -366,12 +369,11 @@ class SqliteStore:
             raise StoreFailed(f"the store could not {task}: {why}") from error
 
 
-def _last_commit_time(path: Path) -> float | None:
+def _last_run(path: Path) -> float | None:
     try:
-        mark = read_mark(path)
+        return last_run(path)
     except ConfigError:  # damaged, and the loss was accepted
         return None
-    return None if mark is None else mark.committed
 
 
 def _open_for_owner(path: str, flags: int) -> int:
