@@ -20,7 +20,7 @@ from app.stores import NamesQuery, Record, Tombstone
 from app.stores.sqlite import schema
 from app.stores.sqlite import store as module
 from app.stores.sqlite.check import check_file
-from app.stores.sqlite.commit_mark import mark_path
+from app.stores.sqlite.commit_mark import mark_path, read_mark
 from app.stores.sqlite.journal import APPEND
 from app.stores.sqlite.store import SqliteStore
 from tests.helpers.faults import until
@@ -791,6 +791,28 @@ def test_a_store_that_was_killed_opens_with_all_of_its_batches(killed):
     store = open_killed(killed)
     assert store.load(["s0"])[0] == [record("s0", 6)]
     store.close()
+
+
+@pytest.mark.parametrize("period", [0.0, 0.25])
+def test_what_is_on_disk_is_not_refused_though_its_mark_cannot_be_written(
+    open_store, path, monkeypatch, period
+):
+    store = open_store(period)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(module.CommitMark, "_write", full)
+        store.commit(blocks([record("a", 1)]), [])
+        with pytest.raises(StoreFailed, match="commit mark"):  # so the server is not ready
+            store.tend()
+        store.commit(blocks([record("a", 2)]), [])
+    assert store.load(["a"])[0] == [record("a", 2)]
+    take_log_in(store)
+    assert read_mark(path).sequence == 2
+    store.close()
+    assert open_store().load(["a"])[0] == [record("a", 2)]
 
 
 @pytest.mark.parametrize("damage", ["removed", "cut", "bit", "zeroed"])

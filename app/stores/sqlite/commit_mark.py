@@ -54,11 +54,13 @@ class CommitMark:
         os.fsync(self._file)
         _sync_folder(path)
         self._is_durable = True
+        self._unwritten: LastCommit | None = None  # the last commit, where `write` has failed
 
     def write(self, sequence: int, committed: float) -> None:
-        """The batch is committed. Does not wait for the disk."""
-        self._write(sequence % 2, LastCommit(self._generation, sequence, committed))
-        self._is_durable = False
+        """The batch is committed. Does not wait for the disk; where this fails, `sync` tries again."""
+        self._unwritten = last = LastCommit(self._generation, sequence, committed)
+        self._write(sequence % 2, last)
+        self._unwritten, self._is_durable = None, False
 
     def note_run(self, now: float) -> None:
         """The server runs. Does not wait for the disk, and need not: the last commit is a sign of it, too."""
@@ -66,6 +68,8 @@ class CommitMark:
 
     def sync(self) -> None:
         """Wait until the mark is on the disk."""
+        if self._unwritten is not None:
+            self.write(self._unwritten.sequence, self._unwritten.committed)
         if not self._is_durable:
             _sync_data(self._file)
             self._is_durable = True

@@ -144,9 +144,9 @@ class SqliteStore:
             if not self._period:
                 self._journal.append(sequence, blocks, removals)
                 self._log_bytes += size + 4 * PAGE_BYTES
-            self._sequence = sequence
-            if not self._period:
-                self._mark.write(sequence, self._clock())
+        self._sequence = sequence
+        if not self._period:
+            self._write_mark()
         self._pending.add(sequence, blocks, removals)
         self._count += growth
         self._last_removal += len(removals)
@@ -309,12 +309,19 @@ class SqliteStore:
         try:
             with self._errors_as_store_failed("keep a batch"):
                 self._write(count)
-                if self._period:
-                    self._mark.write(self._sequence, self._clock())
         except StoreFailed:
             self._failing_since = self._failing_since or time.monotonic()
             raise
         self._failing_since = None
+        if self._period:
+            self._write_mark()
+
+    def _write_mark(self) -> None:
+        """Note the last batch, which is on disk in any case. Where this fails, `tend` tries again."""
+        try:
+            self._mark.write(self._sequence, self._clock())
+        except OSError as error:
+            log.error("store %s could not write its commit mark: %s", self.path, error)
 
     def _is_remembered(self, stored: StoredTombstone) -> bool:
         """Whether a tombstone is among the newest and young enough to be kept."""
