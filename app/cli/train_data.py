@@ -42,9 +42,17 @@ def read_dataset(
     BadData : it cannot be read, or not be trained on
     """
     from models.data.dataset import open_series
+    from models.data.tables.options import TextCell
+    from models.errors import BadData
 
     table, gaps, step = reading.table_options(), reading.gaps, reading.step
-    series = open_series(source, names.columns, names.targets, table, names.time_features, gaps, step)
+    try:
+        series = open_series(source, names.columns, names.targets, table, names.time_features, gaps, step)
+    except TextCell as error:
+        raise BadData(
+            f"{error}. If the column says to which series a row belongs: --series-column {error.column}; "
+            f"to leave it out: --ignore {error.column}"
+        ) from error
     options.print_notes(series.notes)
     return _dataset(series, names, split, scaled)
 

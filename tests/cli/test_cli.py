@@ -208,6 +208,16 @@ def test_one_network_of_many_series_is_trained_and_evaluated_for_each_of_them(cs
     assert (status, "single series" in error) == (2, True)
 
 
+def test_a_column_of_text_is_refused_with_what_may_be_done_about_it(tmp_path, capsys):
+    table = tmp_path / "all.csv"
+    table.write_text("pump,flow\n" + "".join(f"pump-{i // 40},{i}\n" for i in range(80)))
+    status, error = failed(capsys, "train", str(table), "--out", str(tmp_path / "x"))
+    assert status == 2
+    assert "row 1, column 'pump': 'pump-0' is not a number" in error
+    assert "--series-column pump" in error
+    assert "--ignore pump" in error
+
+
 def test_a_file_with_gaps_is_trained_on_and_evaluated_with_the_option_gaps(csv, tmp_path, capsys):
     lines = csv.read_text().splitlines()
     for row in (5, 60, 180, 190):
