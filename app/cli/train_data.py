@@ -100,6 +100,11 @@ def _dataset(series: Series, names: InputNames, split: str | None, scaled: bool)
     computed = calendar.columns(names.time_features)
     inputs = [*names.columns, *computed] if names.columns else list(series.columns)
     targets = names.targets or tuple(name for name in inputs if name not in (*computed, *names.future))
+    for name in names.future:
+        if name not in inputs:
+            raise BadData(f"{name!r} of --future is not an input; the inputs are {', '.join(inputs)}")
+    if not targets:
+        raise BadData("all inputs are known ahead (--future), so no column is left to predict")
     for name in names.units:
         if name not in inputs:
             raise BadData(f"{name!r} has a unit but is not an input; the inputs are {', '.join(inputs)}")

@@ -208,6 +208,22 @@ def test_one_network_of_many_series_is_trained_and_evaluated_for_each_of_them(cs
     assert (status, "single series" in error) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--future", "flwo"], "'flwo' of --future is not an input; the inputs are flow, pressure"),
+        (["--future", "flow,pressure"], "no column is left to predict"),
+        (["--future", "flow", "--horizons", "1,6"], "a direct forecast ignores flow"),
+    ],
+)
+def test_columns_that_are_known_ahead_are_checked_before_the_training(words, said, csv, tmp_path, capsys):
+    status, error = failed(capsys, "train", str(csv), "--out", str(tmp_path / "x"), *words, *QUICK)
+    assert status == 2
+    assert said in error
+    assert "loss" not in error
+    assert not (tmp_path / "x.checkpoint").exists()
+
+
 def test_a_column_of_text_is_refused_with_what_may_be_done_about_it(tmp_path, capsys):
     table = tmp_path / "all.csv"
     table.write_text("pump,flow\n" + "".join(f"pump-{i // 40},{i}\n" for i in range(80)))
