@@ -19,6 +19,7 @@ from app import main
 from app.config import Settings
 from app.errors import ConfigError
 from app.open_inference.grpc.messages import COMPILED, PACKAGE, SOURCE, message, pool
+from app.start_report import describe_start
 from tests.helpers.locked import Keys
 from tests.helpers.triton import AioGrpc, Grpc
 from tests.helpers.zoo import TOLERANCE, one_pass, series
@@ -320,5 +321,12 @@ def test_without_the_grpc_packages_the_error_says_how_to_install_them(monkeypatc
 async def test_a_port_in_use_is_an_error_that_names_it(serve, zoo_folder):
     async with serve() as service:
         app = main.create_app(Settings(models=(zoo_folder,), grpc_port=port_of(service)))
-        with pytest.raises(ConfigError, match=f"gRPC cannot listen on 127.0.0.1:{port_of(service)}"):
+        with pytest.raises(ConfigError, match=f"gRPC cannot listen on 127.0.0.1:{port_of(service)}") as error:
             await app.state.grpc.open()
+        assert "choose another port: CARRYOVER_GRPC_PORT" in str(error.value)
+
+
+async def test_the_start_names_the_port_that_was_taken(serve):
+    async with serve() as service:
+        assert port_of(service) != 0
+        assert f"gRPC: 127.0.0.1:{port_of(service)}" in describe_start(service.server.config.app)
