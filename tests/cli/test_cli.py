@@ -234,6 +234,14 @@ def test_a_column_of_text_is_refused_with_what_may_be_done_about_it(tmp_path, ca
     assert "--ignore pump" in error
 
 
+def test_a_text_in_place_of_a_table_is_refused_with_the_option_for_texts(tmp_path, capsys):
+    text = tmp_path / "book.txt"
+    text.write_text("The sea\n\nO, for a horse, a horse, and wings\nThat I may fly\n" * 20)
+    status, error = failed(capsys, "train", str(text), "--out", str(tmp_path / "x"))
+    assert status == 2
+    assert f"--text {text}" in error
+
+
 def test_a_file_with_gaps_is_trained_on_and_evaluated_with_the_option_gaps(csv, tmp_path, capsys):
     lines = csv.read_text().splitlines()
     for row in (5, 60, 180, 190):
