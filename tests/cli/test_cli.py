@@ -266,7 +266,7 @@ def test_columns_known_in_advance_are_inputs_and_not_predicted(csv, tmp_path, ca
     assert (artifact.learning.readout, artifact.learning.levels) == ("gain", (0.9,))
     assert "free_run" in artifact.metrics
     assert run(["train", str(csv), "--out", str(out), "--future", "flux", *QUICK]) == 2
-    assert "'flux' is known ahead, so it must be an input" in capsys.readouterr().err
+    assert "'flux' of --future is not an input; the inputs are flow, pressure" in capsys.readouterr().err
     assert run(["train", str(csv), "--out", str(out), "--levels", "0.9,0.5", *QUICK]) == 2
     assert "levels must ascend" in capsys.readouterr().err
 
