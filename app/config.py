@@ -171,7 +171,9 @@ class SettingFields(BaseSettings):
         ge=1,
     )
     queue_bytes: int = setting(256 * 2**20, "most bytes of observations that may wait; above it 503", ge=1024)
-    forecast_steps: int = setting(10_000, "most steps of one forecast; above it 422", ge=1)
+    forecast_steps: int = setting(
+        10_000, "most steps of one forecast, above it 422; most tokens of one text, above it 413", ge=1
+    )
     chunk_observations: int = setting(10_000, "most observations in one chunk; above it 413", ge=1)
     bulk_sessions: int = setting(10_000, "most sessions in one bulk request; above it 413", ge=1)
     body_bytes: int = setting(8 * 2**20, "most bytes in one request body; above it 413", ge=1024)

@@ -247,8 +247,9 @@ def _run_server(serving: Server, sockets: list[socket.socket] | None = None) -> 
         signal.signal(number, lambda *_: None)
     try:
         serving.run(sockets)
-    except SystemExit:  # uvicorn could not listen, and has logged why
-        log.error("stop the server that uses the address, or choose another port: CARRYOVER_PORT")
+    except SystemExit:  # uvicorn has logged why
+        if not serving.lifespan.startup_failed:  # it could not listen
+            log.error("stop the server that uses the address, or choose another port: CARRYOVER_PORT")
         return 1
     return 0 if serving.started else 1
 

@@ -21,7 +21,7 @@ MAX_EXAMPLE_NUMBERS = 16  # in an observation of the example command
 
 
 def describe_start(app: FastAPI) -> Iterator[str]:
-    """A sentence for each model, and for the default, the store, the keys and the workers."""
+    """A sentence for each model, and for the default, the store, the keys, the workers and gRPC."""
     library: ModelLibrary = app.state.library
     models: ModelSlabs = app.state.engine.residents.models
     settings = library.settings
@@ -32,6 +32,8 @@ def describe_start(app: FastAPI) -> Iterator[str]:
     yield f"default model: {models.default_model or 'none, new sessions must name their model'}"
     yield f"store: {_store(settings)}"
     yield f"keys: {_keys(app.state.authenticator.key_ring, settings)}"
+    if app.state.grpc is not None:
+        yield f"gRPC: {app.state.grpc.listens_on}"
 
 
 def describe_lost_default(app: FastAPI) -> str | None:

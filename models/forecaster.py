@@ -553,9 +553,6 @@ def _learner_of(artifact: ServedArtifact, learning: Learning) -> Learner | None:
         return None
     if not isinstance(artifact, Artifact):
         raise BadArtifact(f"the sessions of {artifact.name!r}, which is a graph, cannot learn")
-    if learning.forecasts_directly and artifact.future:
-        known = ", ".join(artifact.future)
-        raise BadArtifact(f"{artifact.name!r} cannot learn horizons: a direct forecast ignores {known}")
     check_learning(artifact, learning)
     return Learner(artifact, learning)
 

@@ -124,7 +124,7 @@ def connect_broker(
     """
     from app.connectors import names
     from app.connectors.address import parse_address
-    from app.connectors.bridge import Bridge, Options, check_model
+    from app.connectors.bridge import Bridge, Options, check_model, check_templates
     from app.connectors.source import Stopped
     from app.connectors.values import Reader
 
@@ -135,11 +135,12 @@ def connect_broker(
     def template(text: str | None) -> names.Template | None:
         return None if text is None else names.Template(text)
 
+    with connect.client(url, key_file, BROKER_PATIENCE_SECONDS) as patient:
+        described = check_model(patient.models(), model)
+    # From here on there may be messages to finish; until here the command ends at once.
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with connect.client(url, key_file, BROKER_PATIENCE_SECONDS) as patient:
-        described = check_model(patient.models(), model)
     options = Options(
         names.Template(session),
         model,
@@ -157,6 +158,7 @@ def connect_broker(
         broker = _mqtt(address, client_id, f"{source} {session} {url}", in_flight, journal, stop)
     else:
         broker = _redis(address, group, only_new, keep, stop)
+    check_templates(options, broker.names)
     with connect.client(url, key_file) as service:
         bridge = Bridge(broker, service, described, reader, options, stop)
         try:

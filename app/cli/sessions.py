@@ -195,9 +195,7 @@ def import_(
 
 @sessions.command(short_help="Check the file of a store.")
 def check(
-    file: Annotated[
-        Path, typer.Argument(help="File of a sqlite: store that no server has open.", exists=True)
-    ],
+    file: Annotated[Path, typer.Argument(help="File of a sqlite: store that no server has open.")],
     as_json: options.Json = False,
 ) -> int:
     """Read every session of a store's file, and report lost commits and damage; the file is not changed.
@@ -205,7 +203,17 @@ def check(
     The exit status is 1 where sessions are damaged or missing, or commits were lost.
     """
     from app.stores.sqlite.check import check_file
+    from app.workers.store_files import stored_workers, worker_path
 
+    workers = stored_workers(file)
+    if workers is None:
+        raise typer.BadParameter(f"path '{file}' does not exist.", param_hint="'file'")
+    if workers > 1:
+        raise typer.BadParameter(
+            f"the sessions of {file} belong to {workers} workers, each with a file of its own: check each, "
+            f"such as {worker_path(file, 0, workers)}",
+            param_hint="'file'",
+        )
     report = check_file(file)
     if as_json:
         print(json.dumps(asdict(report) | {"sound": report.is_sound}))

@@ -13,7 +13,7 @@ import typer
 
 from app.cli import options, recipe_options
 from app.cli.bundles import DataArguments, with_bundles
-from app.cli.train_data import InputNames, common_season, read_dataset, read_fleet
+from app.cli.train_data import InputNames, advice_on, common_season, read_dataset, read_fleet
 from app.cli.train_report import finish_training, report_training
 from app.cli.train_text import check_options, train_text
 from models.errors import TrainingDiverged
@@ -234,7 +234,9 @@ def train(
 
     sources = data or ["sine"]
     fleet: dict[str, Dataset] = {}
-    if reading.series_column is not None or is_fleet(sources, reading.table_options()):
+    with advice_on(sources[0]):
+        many = reading.series_column is not None or is_fleet(sources, reading.table_options())
+    if many:
         if minutes is not None:
             raise typer.BadParameter("is for a single series", param_hint="--minutes")
         if without_recipe:

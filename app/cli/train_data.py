@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.cli import options
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from models.arrays import Doubles
     from models.data.dataset import Dataset
     from models.data.series import Series
+    from models.errors import BadData
     from models.training.recipe import Recipe
 
 
@@ -44,9 +47,36 @@ def read_dataset(
     from models.data.dataset import open_series
 
     table, gaps, step = reading.table_options(), reading.gaps, reading.step
-    series = open_series(source, names.columns, names.targets, table, names.time_features, gaps, step)
+    with advice_on(source):
+        series = open_series(source, names.columns, names.targets, table, names.time_features, gaps, step)
     options.print_notes(series.notes)
     return _dataset(series, names, split, scaled)
+
+
+@contextmanager
+def advice_on(source: str) -> Iterator[None]:
+    """Add to an error of the data what may be done about it."""
+    from models.errors import BadData
+
+    try:
+        yield
+    except BadData as error:
+        raise BadData(f"{error}{_advice(error, source)}") from error
+
+
+def _advice(error: BadData, source: str) -> str:
+    """What may be done about data that cannot be trained on; empty if the error says it."""
+    from models.data.tables.options import BadCell, TextCell
+
+    is_table = isinstance(error, BadCell) and error.column is not None and not isinstance(error, TextCell)
+    if source.endswith(".txt") and Path(source).is_file() and not is_table:
+        return f". To train a model that writes, on a text: --text {source}"
+    if isinstance(error, TextCell):
+        return (
+            f". If the column says to which series a row belongs: --series-column {error.column}; "
+            f"to leave it out: --ignore {error.column}"
+        )
+    return ""
 
 
 def read_fleet(
@@ -92,6 +122,11 @@ def _dataset(series: Series, names: InputNames, split: str | None, scaled: bool)
     computed = calendar.columns(names.time_features)
     inputs = [*names.columns, *computed] if names.columns else list(series.columns)
     targets = names.targets or tuple(name for name in inputs if name not in (*computed, *names.future))
+    for name in names.future:
+        if name not in inputs:
+            raise BadData(f"{name!r} of --future is not an input; the inputs are {', '.join(inputs)}")
+    if not targets:
+        raise BadData("all inputs are known ahead (--future), so no column is left to predict")
     for name in names.units:
         if name not in inputs:
             raise BadData(f"{name!r} has a unit but is not an input; the inputs are {', '.join(inputs)}")

@@ -34,6 +34,7 @@ from app.connectors.source import (
     retry,
 )
 from app.connectors.values import Reader
+from app.errors import ConfigError
 
 log = logging.getLogger("carryover.connect")
 
@@ -157,6 +158,7 @@ class Bridge:
             try:
                 session = session_id(self.options.session, message.names, self.source.slashes)
                 item = Item(message, session, self.reader.read(message.payload))
+                self._targets(item, alarm=True)  # before it is applied: it could not be published behind
             except BadMessage as reason:
                 self._reject(message, str(reason), batch.outcome)
             else:
@@ -278,13 +280,20 @@ class Bridge:
         document = self._document(item, prediction)
         if options.alarm_above is not None:
             document["alarm"] = alarm
-        names = dict(item.message.names) | {"session": item.session}
-        targets = [options.publish, options.alarms if alarm else None]
-        outcome.publications += [
-            Publication(target.fill(names), document) for target in targets if target is not None
-        ]
+        outcome.publications += [Publication(target, document) for target in self._targets(item, alarm)]
         if alarm:
             log.warning("%s: alarm, surprise %.4g at %d", item.session, score, prediction.position)
+
+    def _targets(self, item: Item, alarm: bool) -> list[str]:
+        """Where the prediction of a message goes.
+
+        Raises
+        ------
+        BadMessage : the message has not what a template needs
+        """
+        names = dict(item.message.names) | {"session": item.session}
+        templates = [self.options.publish, self.options.alarms if alarm else None]
+        return [template.fill(names) for template in templates if template is not None]
 
     def _document(self, item: Item, prediction: Prediction) -> dict[str, Any]:
         document: dict[str, Any] = {
@@ -370,3 +379,29 @@ def check_model(models: Sequence[ModelInfo], name: str | None) -> ModelInfo:
     if found[0].more.get("time_features"):
         raise ConnectorError(f"model {found[0].name} has time features, and a bridge sends no timestamps")
     return found[0]
+
+
+def check_templates(options: Options, names: frozenset[str] | None) -> None:
+    """Check the templates before the first message is taken: each message would be rejected for them.
+
+    Parameters
+    ----------
+    names : what they may use; None: it is up to the message
+
+    Raises
+    ------
+    ConfigError : a template has another name
+    """
+    if names is None:
+        return
+    behind = names | {"session"}
+    for option, template, known in (
+        ("--session", options.session, names),
+        ("--publish", options.publish, behind),
+        ("--alarms", options.alarms, behind),
+        ("--dead-letter", options.dead_letter, names),
+    ):
+        unknown = sorted(template.names - known) if template is not None else []
+        if unknown:
+            listed = ", ".join(f"{{{name}}}" for name in sorted(known))
+            raise ConfigError(f"{option}: there is no {{{unknown[0]}}} here; this address has {listed}")

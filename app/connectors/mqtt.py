@@ -84,6 +84,8 @@ class Mqtt:
             "it was killed (see --journal)"
         )
         self._filter = address.path
+        pattern = _without_share(address.path)
+        self.names: frozenset[str] | None = frozenset({"topic", *_wildcards(pattern, pattern)})
         self._in_flight = min(in_flight, MAX_RECEIVE)
         self._journal = journal
         self._stop = stop

@@ -9,8 +9,10 @@ older one fail from then on.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs
@@ -37,7 +39,10 @@ from app.errors import ConfigError
 AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, redis.exceptions.BusyLoadingError)
 DENIED = (redis.exceptions.AuthenticationError, redis.exceptions.NoPermissionError)
 OWNER, COMMIT = "{owner}", "{commit}"  # no session id has braces
+_HASH_TAG = re.compile(r"^[^{]*\{[^}]+\}")
 TIMEOUT_SECONDS = 10.0
+TAKE_OVER_SECONDS = 2 * TIMEOUT_SECONDS
+"""For how long an older bridge of the group may still receive an entry."""
 
 
 class RedisStreams:
@@ -52,6 +57,7 @@ class RedisStreams:
 
     guarantee = "each entry is applied exactly once"
     slashes = False
+    names: frozenset[str] | None = None
 
     def __init__(
         self, address: Address, group: str, only_new: bool, keep: int | None, stop: threading.Event
@@ -59,13 +65,16 @@ class RedisStreams:
         self.address = address
         self.stream, self._db = _stream_of(address)
         self.group = group
-        self.places_key = f"carryover:{{{self.stream}}}:{group}"  # on the stream's node of a cluster
+        # On the stream's node of a cluster: a stream with a hash tag brings its own.
+        tagged = self.stream if _HASH_TAG.search(self.stream) else f"{{{self.stream}}}"
+        self.places_key = f"carryover:{tagged}:{group}"
         self._start = "$" if only_new else "0"
         self._keep = keep
         self._stop = stop
         self._token = secrets.token_hex(8)
         self._commits = 0
         self._backlog = True  # entries of an earlier run, or of a lost reply, may be pending
+        self._opened = 0.0
         self._stored: dict[str, Place | None] = {}
         self._redis = self._client()
 
@@ -97,6 +106,7 @@ class RedisStreams:
         self._create_group()
         self._redis.hset(self.places_key, mapping={OWNER: self._token})
         self._stored.clear()
+        self._opened = time.monotonic()
 
     def _create_group(self) -> None:
         try:
@@ -109,7 +119,8 @@ class RedisStreams:
         """See `Source`."""
         if self._stop.is_set():
             raise Stopped
-        if self._backlog:
+        self._check_owner()
+        if self._backlog or time.monotonic() < self._opened + TAKE_OVER_SECONDS:
             messages: list[Message] = self._run(lambda: self._read("0", None, None))
             self._backlog = bool(messages)
             if messages:
@@ -120,7 +131,17 @@ class RedisStreams:
             self._backlog = True  # the reply with the entries may have been lost
             self._run(self._create_group)
             return []
+        # An older bridge that waited for entries may have received one in place of this bridge.
+        self._backlog = self._backlog or not fresh
         return fresh
+
+    def _check_owner(self) -> None:
+        owner = self._run(lambda: self._redis.hget(self.places_key, OWNER))
+        self._refuse_other(owner)
+
+    def _refuse_other(self, owner: str | None) -> None:
+        if owner not in (None, self._token):
+            raise ConnectorError(f"another bridge has taken over group {self.group!r} of {self.stream!r}")
 
     def _read(self, start: str, limit: int | None, wait: int | None) -> list[Message]:
         reply: Any = self._redis.xreadgroup(self.group, "bridge", {self.stream: start}, limit, wait)
@@ -142,11 +163,16 @@ class RedisStreams:
         return {name: Location(self._stored[name]) for name in names}
 
     def prepare(self, chunks: Mapping[str, tuple[Place, Sequence[Message]]]) -> None:
-        """See `Source`. Write the places that the last commit does not say already."""
+        """See `Source`. Write the places that the last commit does not say already.
+
+        What is received after a newer bridge took the group over is that bridge's, and is not sent.
+        """
         changed = {name: place for name, (place, _) in chunks.items() if self._stored.get(name) != place}
         if changed:
             self._transact(lambda pipe: self._put(pipe, changed))
             self._stored |= changed
+        else:
+            self._check_owner()
 
     def commit(self, outcome: Outcome) -> None:
         """See `Source`."""
@@ -182,10 +208,7 @@ class RedisStreams:
                 if owner is None:  # Redis has lost the hash
                     self._open()
                     raise redis.exceptions.ConnectionError(f"{self.places_key} is gone")
-                if owner != self._token:
-                    raise ConnectorError(
-                        f"another bridge has taken over group {self.group!r} of {self.stream!r}"
-                    )
+                self._refuse_other(owner)
                 pipe.multi()
                 write(pipe)
                 pipe.hset(self.places_key, mapping={COMMIT: mark})

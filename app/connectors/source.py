@@ -101,10 +101,12 @@ class Source(Protocol):
 
     guarantee : what holds from end to end, for the log
     slashes : the names of its topics have slashes, which become colons in session ids
+    names : what templates may use of every message; None: it is up to the message
     """
 
     guarantee: str
     slashes: bool
+    names: frozenset[str] | None
 
     def connect(self) -> None:
         """Connect and subscribe.

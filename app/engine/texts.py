@@ -224,7 +224,10 @@ def _prompt(request: TextRequest, forecaster: Forecaster) -> Sequence[int]:
 def _vocabulary(forecaster: Forecaster) -> Vocabulary:
     text = forecaster.artifact.text
     if text is None:
-        raise CannotWrite(f"the model {forecaster.artifact.name!r} has no vocabulary: it writes no text")
+        raise CannotWrite(
+            f"the model {forecaster.artifact.name!r} has no vocabulary: it writes no text. "
+            "GET /v1/models lists the models that do"
+        )
     return text.vocabulary
 
 

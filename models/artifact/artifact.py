@@ -336,6 +336,12 @@ def check_learning(artifact: Artifact, learning: Learning) -> None:
     unseen = [name for name in artifact.targets if name not in artifact.columns]
     if learning.enabled and unseen:
         raise BadArtifact(f"sessions cannot learn about the target {unseen[0]!r}, which is not an input")
+    if learning.forecasts_directly and artifact.future:
+        known = ", ".join(artifact.future)
+        raise BadArtifact(
+            "a model with columns that are known ahead cannot have horizons: "
+            f"a direct forecast ignores {known}"
+        )
     if learning.rank > artifact.hidden_size:
         raise BadArtifact(f"rank {learning.rank} is more than the {artifact.hidden_size} hidden features")
     if (

@@ -208,6 +208,40 @@ def test_one_network_of_many_series_is_trained_and_evaluated_for_each_of_them(cs
     assert (status, "single series" in error) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--future", "flwo"], "'flwo' of --future is not an input; the inputs are flow, pressure"),
+        (["--future", "flow,pressure"], "no column is left to predict"),
+        (["--future", "flow", "--horizons", "1,6"], "a direct forecast ignores flow"),
+    ],
+)
+def test_columns_that_are_known_ahead_are_checked_before_the_training(words, said, csv, tmp_path, capsys):
+    status, error = failed(capsys, "train", str(csv), "--out", str(tmp_path / "x"), *words, *QUICK)
+    assert status == 2
+    assert said in error
+    assert "loss" not in error
+    assert not (tmp_path / "x.checkpoint").exists()
+
+
+def test_a_column_of_text_is_refused_with_what_may_be_done_about_it(tmp_path, capsys):
+    table = tmp_path / "all.csv"
+    table.write_text("pump,flow\n" + "".join(f"pump-{i // 40},{i}\n" for i in range(80)))
+    status, error = failed(capsys, "train", str(table), "--out", str(tmp_path / "x"))
+    assert status == 2
+    assert "row 1, column 'pump': 'pump-0' is not a number" in error
+    assert "--series-column pump" in error
+    assert "--ignore pump" in error
+
+
+def test_a_text_in_place_of_a_table_is_refused_with_the_option_for_texts(tmp_path, capsys):
+    text = tmp_path / "book.txt"
+    text.write_text("The sea\n\nO, for a horse, a horse, and wings\nThat I may fly\n" * 20)
+    status, error = failed(capsys, "train", str(text), "--out", str(tmp_path / "x"))
+    assert status == 2
+    assert f"--text {text}" in error
+
+
 def test_a_file_with_gaps_is_trained_on_and_evaluated_with_the_option_gaps(csv, tmp_path, capsys):
     lines = csv.read_text().splitlines()
     for row in (5, 60, 180, 190):
@@ -232,7 +266,7 @@ def test_columns_known_in_advance_are_inputs_and_not_predicted(csv, tmp_path, ca
     assert (artifact.learning.readout, artifact.learning.levels) == ("gain", (0.9,))
     assert "free_run" in artifact.metrics
     assert run(["train", str(csv), "--out", str(out), "--future", "flux", *QUICK]) == 2
-    assert "'flux' is known ahead, so it must be an input" in capsys.readouterr().err
+    assert "'flux' of --future is not an input; the inputs are flow, pressure" in capsys.readouterr().err
     assert run(["train", str(csv), "--out", str(out), "--levels", "0.9,0.5", *QUICK]) == 2
     assert "levels must ascend" in capsys.readouterr().err
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from app.cli import run
 from app.connectors.address import parse_address
+from app.connectors.bridge import Options, check_templates
+from app.connectors.mqtt import Mqtt
 from app.connectors.names import Template, session_id
 from app.connectors.source import BadMessage
 from app.connectors.values import Reader
@@ -110,10 +114,34 @@ def test_an_empty_file_of_the_password_is_named(tmp_path, capsys):
     assert f"{tmp_path / 'password'} is empty: write the broker's password into it" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"session": "{tpoic}"}, "--session: there is no {tpoic} here; this address has {1}, {topic}"),
+        ({"publish": "out/{2}"}, "--publish: there is no {2} here; this address has {1}, {session}, {topic}"),
+        ({"alarms": "{#}"}, "--alarms: there is no {#} here"),
+        ({"dead_letter": "no/{session}"}, "--dead-letter: there is no {session} here"),
+        ({"session": "{1}", "publish": "out/{session}", "dead_letter": "no/{topic}"}, None),
+    ],
+)
+def test_a_name_that_no_message_has_is_refused_before_the_first_message(given, named):
+    options = Options(
+        **{"session": Template("{topic}")} | {name: Template(text) for name, text in given.items()}
+    )
+    source = Mqtt(parse_address("mqtt://h/plant/+/t"), "bridge", 1, None, threading.Event())
+    if named is None:
+        check_templates(options, source.names)
+    else:
+        with pytest.raises(ConfigError, match=re.escape(named)):
+            check_templates(options, source.names)
+
+
+def test_the_fields_of_an_entry_are_not_known_beforehand():
+    check_templates(Options(Template("{device}"), publish=Template("{site}")), None)
+
+
 @pytest.mark.parametrize(("module", "extra"), [("paho", "mqtt"), ("redis", "redis")])
 def test_without_its_extra_a_source_says_what_to_install(module, extra, monkeypatch):
-    import threading
-
     from app.cli import connect_source
 
     for name in [*sys.modules]:

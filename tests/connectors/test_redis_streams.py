@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import redis
 from carryover import Carryover, Unreachable
+from redis.crc import key_slot
 
 from app.connectors.source import ConnectorError
 from tests.helpers.bridges import SESSIONS, Fuse, RedisBroker, assert_applied_once, bridge_of, drive
@@ -182,6 +183,51 @@ def test_a_newer_bridge_takes_the_group_over_and_the_older_commits_nothing(broke
         old.process(messages)
     old.source.close()
     assert_applied_once(artifacts, broker.published("owner:out"), LENGTH)
+
+
+def test_an_entry_that_an_older_bridge_receives_after_all_is_the_newer_ones(broker, service):
+    """The older bridge waits for entries while it is replaced, so that Redis gives it the next one."""
+    broker.redis.xadd("late", {"key": "late", "value": "0.1"})
+    old = bridge_of(broker.source("late"), service, session="{key}", publish="late:out")
+    drive(old, lambda: broker.is_done("late"))
+    old = bridge_of(broker.source("late"), service, session="{key}", publish="late:out")
+    old.source.connect()
+    old.source.locate({"late": []})
+    new = bridge_of(broker.source("late"), service, session="{key}", publish="late:out")
+    new.source.connect()
+    broker.redis.xadd("late", {"key": "other", "value": "0.1"})
+    new.process(new.source.receive(4, 0.01))
+    broker.redis.xadd("late", {"key": "late", "value": "0.2"})
+    received = old.source._target._read(">", 4, 10)
+    with pytest.raises(ConnectorError, match="taken over"):
+        old.process(received)
+    assert service.session("late").refresh().position == 1  # nothing was sent
+    broker.redis.xadd("late", {"key": "late", "value": "0.3"})
+    with pytest.raises(ConnectorError, match="taken over"):
+        old.source.receive(4, 0.01)
+    while messages := new.source.receive(4, 0.01):
+        new.process(messages)
+    assert broker.is_done("late")
+    assert service.session("late").refresh().position == 3
+    sources = [fields["source"] for _, fields in broker.redis.xrange("late:out")]
+    assert sources == sorted(sources)
+    old.source.close()
+    new.source.close()
+
+
+def test_an_entry_without_a_field_that_the_target_needs_is_rejected_and_not_applied(broker, service):
+    for fields in ({"site": "a"}, {}, {"site": "a"}):
+        broker.redis.xadd("target", {"key": "target", "value": "0.1"} | fields)
+    run(broker, service, "target", publish="target:{site}", dead_letter="target:rejected")
+    assert [position for position, _ in broker.published("target:a")["target"]] == [1, 2]
+    ((_, letter),) = broker.redis.xrange("target:rejected")
+    assert letter["reason"] == "it has no 'site', which 'target:{site}' needs"
+
+
+@pytest.mark.parametrize("stream", ["plant", "{plant}:in", "in:{plant}"])
+def test_what_a_bridge_notes_lies_with_its_stream_in_a_cluster(broker, stream):
+    key = broker.source(stream).places_key
+    assert key_slot(key.encode()) == key_slot(stream.encode())
 
 
 def test_alarms_are_published_beside_the_predictions(broker, service):

@@ -11,6 +11,7 @@ import threading
 from app.connectors.address import parse_address
 from app.connectors.mqtt import Mqtt
 from benchmarks.failover.processes import SERVE, RedisServer, wait_until
+from benchmarks.ports import free_port
 from tests.helpers.bridges import SESSIONS, Devices, RedisBroker, assert_applied_once, bridge_of, drive
 from tests.helpers.mosquitto import Mosquitto, needs_mosquitto
 from tests.helpers.redis_server import needs_redis
@@ -59,6 +60,16 @@ def test_the_command_survives_kill_and_ends_with_sigterm(replica, artifacts, tmp
         assert second.returncode == 0, log
         assert "each entry is applied exactly once" in log
         assert_applied_once(artifacts, broker.published("out"), LENGTH)
+
+
+def test_the_command_can_be_stopped_while_it_waits_for_the_server():
+    command = [sys.executable, "-c", SERVE, "connect", "mqtt://127.0.0.1:1/t", "--session", "{topic}"]
+    command += ["--url", f"http://127.0.0.1:{free_port()}"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ) as waiting:
+        assert waiting.stderr is not None
+        assert "trying again" in waiting.stderr.readline()
+        waiting.send_signal(signal.SIGINT)
+        assert waiting.wait(15) == 130
 
 
 @needs_mosquitto

@@ -417,6 +417,7 @@ def test_the_page_of_a_model_says_what_goes_in_and_what_comes_out(page, server):
     wait(lambda: page.inner_text("#model-title") == "detector" and page.is_hidden("#detail"), page)
     page.goto(f"{server}/#model/none")
     wait(lambda: page.is_visible("#model-missing"), page)
+    assert page.is_hidden("#reload")
 
 
 @in_browser

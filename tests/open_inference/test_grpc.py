@@ -20,6 +20,7 @@ from app.config import Settings
 from app.errors import CarryoverError, ConfigError, Stopping, Unauthorized
 from app.open_inference.grpc.infer_stream import InferStream
 from app.open_inference.grpc.messages import COMPILED, PACKAGE, SOURCE, message, pool
+from app.start_report import describe_start
 from tests.helpers.locked import Keys
 from tests.helpers.triton import AioGrpc, Grpc
 from tests.helpers.zoo import TOLERANCE, one_pass, series
@@ -321,8 +322,9 @@ def test_without_the_grpc_packages_the_error_says_how_to_install_them(monkeypatc
 async def test_a_port_in_use_is_an_error_that_names_it(serve, zoo_folder):
     async with serve() as service:
         app = main.create_app(Settings(models=(zoo_folder,), grpc_port=port_of(service)))
-        with pytest.raises(ConfigError, match=f"gRPC cannot listen on 127.0.0.1:{port_of(service)}"):
+        with pytest.raises(ConfigError, match=f"gRPC cannot listen on 127.0.0.1:{port_of(service)}") as error:
             await app.state.grpc.open()
+<<<<<<< HEAD
 
 
 @pytest.mark.parametrize("end", [InferStream.stop, InferStream.revoke], ids=["stop", "revoke"])
@@ -343,3 +345,12 @@ async def test_a_stream_that_is_closed_before_its_first_request_ends(end):
     end(stream := InferStream(requests(), answer))
     done, _ = await asyncio.wait([asyncio.ensure_future(read(stream))], timeout=5)
     assert [task.result() for task in done] == [Stopping if end is InferStream.stop else Unauthorized]
+=======
+        assert "choose another port: CARRYOVER_GRPC_PORT" in str(error.value)
+
+
+async def test_the_start_names_the_port_that_was_taken(serve):
+    async with serve() as service:
+        assert port_of(service) != 0
+        assert f"gRPC: 127.0.0.1:{port_of(service)}" in describe_start(service.server.config.app)
+>>>>>>> r4

@@ -567,7 +567,7 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
     ({"top_p": 0}, 422, "top_p"),
     ({"seed": 2**64}, 422, "seed"),
     ({"stop": [""]}, 422, "stop"),
-    ({"model": "sine"}, 422, "vocabulary"),
+    ({"model": "sine"}, 422, "GET /v1/models lists"),
     ({"model": "nobody"}, 404, "nobody"),
     ({"at": 5}, 404, "no session"),
     ({"epoch": "0000000000000003"}, 404, "no session"),

@@ -115,6 +115,26 @@ def test_an_idle_server_stops_at_once(zoo_folder):
         assert time.monotonic() - start < Settings().stop_seconds / 2
 
 
+@pytest.mark.parametrize(
+    ("variable", "other"),
+    [("CARRYOVER_PORT", "CARRYOVER_GRPC_PORT"), ("CARRYOVER_GRPC_PORT", "CARRYOVER_PORT")],
+)
+def test_a_port_that_is_in_use_is_named_by_its_own_setting(variable, other, zoo_folder):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ports = {other: "0", variable: str(taken.getsockname()[1])}
+        done = subprocess.run(
+            [sys.executable, "-c", "from app.cli import main; main()", "serve"],
+            cwd=ROOT,
+            env=os.environ | {"CARRYOVER_MODELS": str(zoo_folder)} | ports,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert f"or choose another port: {variable}\n" in done.stderr
+    assert f"or choose another port: {other}\n" not in done.stderr
+
+
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here")
 def test_the_server_speaks_tls_alone_where_it_has_a_certificate(zoo_folder, tmp_path):
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"

@@ -127,6 +127,17 @@ def test_the_command_divides(path, capsys):
     assert "there is no store" in capsys.readouterr().err
 
 
+def test_a_check_of_a_store_of_workers_names_the_file_to_check(path, capsys):
+    assert run(["sessions", "divide", str(path), "2"]) == 0
+    assert run(["sessions", "check", str(path)]) == 2
+    assert f"belong to 2 workers, each with a file of its own: check each, such as {path}.0-of-2" in (
+        capsys.readouterr().err
+    )
+    assert run(["sessions", "check", f"{path}.0-of-2"]) == 0
+    assert run(["sessions", "check", f"{path}-none"]) == 2
+    assert f"path '{path}-none' does not exist" in capsys.readouterr().err
+
+
 def test_a_file_of_a_worker_has_its_place_in_its_name():
     assert worker_path(Path("/data/a.sqlite"), 0, 1) == Path("/data/a.sqlite")
     assert worker_path(Path("/data/a.sqlite"), 2, 4) == Path("/data/a.sqlite.2-of-4")

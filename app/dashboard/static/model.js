@@ -55,6 +55,7 @@ export class ModelPage {
     $("model-missing").hidden = model !== null;
     $("model-view").hidden = model === null;
     if (model) this.#show(model);
+    else $("reload").hidden = true; // that of the model before
     if (arrives) $("model").scrollIntoView({ block: "nearest" });
   }
 

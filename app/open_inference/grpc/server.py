@@ -39,6 +39,11 @@ class GrpcServer:
         self._server: grpc.aio.Server | None = None
         self._closing: asyncio.Task[None] | None = None
 
+    @property
+    def listens_on(self) -> str:
+        """The host, and the port that was taken."""
+        return f"{self.address.rpartition(':')[0]}:{self.port}"
+
     async def open(self) -> None:
         """Listen.
 
@@ -58,7 +63,10 @@ class GrpcServer:
                 credentials = grpc.ssl_server_credentials([(key, chain)])
                 self.port = server.add_secure_port(self.address, credentials)
         except RuntimeError as error:
-            raise ConfigError(f"gRPC cannot listen on {self.address}: {error}") from None
+            raise ConfigError(
+                f"gRPC cannot listen on {self.address}: {error} "
+                "Stop the server that uses the address, or choose another port: CARRYOVER_GRPC_PORT"
+            ) from None
         await server.start()
         self._server = server
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.arrays import Bools, Doubles
-from models.data.tables.options import BadCell
+from models.data.tables.options import BadCell, TextCell
 from models.data.tables.times import is_time
 
 GAPS = frozenset((
@@ -160,7 +160,7 @@ class NumberReader:
                 row,
                 name,
             )
-        return BadCell(f"{where}: {shown} is not a number", row, name)
+        return TextCell(f"{where}: {shown} is not a number", row, name)
 
 
 def _trimmed(column: Any) -> Any:

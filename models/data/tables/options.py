@@ -25,6 +25,10 @@ class BadCell(BadData):
         self.column = column
 
 
+class TextCell(BadCell):
+    """A cell that holds a text, where a number or a time is read."""
+
+
 @dataclass(frozen=True)
 class TableOptions:
     """What the table itself does not say, or says wrongly.
