@@ -324,7 +324,13 @@ async def test_a_port_in_use_is_an_error_that_names_it(serve, zoo_folder):
         app = main.create_app(Settings(models=(zoo_folder,), grpc_port=port_of(service)))
         with pytest.raises(ConfigError, match=f"gRPC cannot listen on 127.0.0.1:{port_of(service)}") as error:
             await app.state.grpc.open()
-<<<<<<< HEAD
+        assert "choose another port: CARRYOVER_GRPC_PORT" in str(error.value)
+
+
+async def test_the_start_names_the_port_that_was_taken(serve):
+    async with serve() as service:
+        assert port_of(service) != 0
+        assert f"gRPC: 127.0.0.1:{port_of(service)}" in describe_start(service.server.config.app)
 
 
 @pytest.mark.parametrize("end", [InferStream.stop, InferStream.revoke], ids=["stop", "revoke"])
@@ -345,12 +351,3 @@ async def test_a_stream_that_is_closed_before_its_first_request_ends(end):
     end(stream := InferStream(requests(), answer))
     done, _ = await asyncio.wait([asyncio.ensure_future(read(stream))], timeout=5)
     assert [task.result() for task in done] == [Stopping if end is InferStream.stop else Unauthorized]
-=======
-        assert "choose another port: CARRYOVER_GRPC_PORT" in str(error.value)
-
-
-async def test_the_start_names_the_port_that_was_taken(serve):
-    async with serve() as service:
-        assert port_of(service) != 0
-        assert f"gRPC: 127.0.0.1:{port_of(service)}" in describe_start(service.server.config.app)
->>>>>>> r4
