@@ -111,6 +111,30 @@ async def test_rows_up_to_the_last_time_are_skipped_and_counted(started, tmp_pat
     assert [row["when"] for row in csv.DictReader(io.StringIO(out.read_text()))] == HOURS[:12]
 
 
+@pytest.mark.parametrize("kept", [True, False], ids=["by-out", "by-the-session"])
+async def test_a_time_in_microseconds_is_applied_once(started, tmp_path, capsys, kept):
+    columns = {"when": [f"{hour}.123456" for hour in HOURS[:6]], "a": [0.1] * 6, "plan": [1] * 6}
+    path = write_csv(tmp_path / "whole.csv", columns)
+    cut = write_csv(tmp_path / "cut.csv", {name: cells[:4] for name, cells in columns.items()})
+    options = ["a", "--time-column", "when", *(["--out", tmp_path / "out.csv"] if kept else [])]
+    async with started() as service:
+        assert await ran(service, "stream", cut, *options, "--model", "planned") == 0
+        assert await ran(service, "stream", path, *options, "--resume") == 0
+        assert "skipping 4 rows at or before 2026-01-01T03:00:00.123456Z" in capsys.readouterr().err
+        assert (await service.session("a"))["position"] == 6
+
+
+async def test_a_local_time_in_microseconds_is_applied_once(started, tmp_path):
+    columns = {"when": [f"{hour}.123456" for hour in HOURS[:6]], "value": [0.1] * 6}
+    path = write_csv(tmp_path / "whole.csv", columns)
+    cut = write_csv(tmp_path / "cut.csv", {name: cells[:4] for name, cells in columns.items()})
+    options = ["a", "--time-column", "when", "--timezone", "Europe/Berlin", "--out", tmp_path / "out.csv"]
+    async with started() as service:
+        assert await ran(service, "stream", cut, *options) == 0
+        assert await ran(service, "stream", path, *options, "--resume") == 0
+        assert (await service.session("a"))["position"] == 6
+
+
 async def test_a_stream_that_cannot_go_on_says_why_and_writes_nothing(started, tmp_path, capsys):
     path = write_csv(tmp_path / "a.csv", {"value": [1, 2, 3]})
     other = write_csv(tmp_path / "b.csv", {"value": [4, 5, 6]})
