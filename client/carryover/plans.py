@@ -72,6 +72,24 @@ def locate(cursor: Cursor, retry: RetryPolicy) -> Plan[None]:
     cursor.update(session)
 
 
+def settle(cursor: Cursor, retry: RetryPolicy) -> Plan[None]:
+    """Create the session as it was named to this client, or check that it runs the model that was named.
+
+    A request for many sessions cannot say it of a single one.
+
+    Raises
+    ------
+    SessionExists : it runs another model
+    """
+    if cursor.position is not None:
+        _check_model(cursor, wire.reply_object((yield from send(wire.inspect(cursor), retry))))
+        cursor.model_confirmed = True
+        return
+    yield from locate(cursor, retry)
+    if cursor.epoch is None:
+        yield from create(cursor, retry)
+
+
 def advance(cursor: Cursor, chunk: Chunk, options: ChunkOptions, retry: RetryPolicy) -> Plan[Answer]:
     """Send one chunk, which is applied exactly once."""
     yield from locate(cursor, retry)

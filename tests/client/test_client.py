@@ -476,7 +476,44 @@ async def test_sessions_are_listed_beyond_a_page(connected, monkeypatch):
         assert {model.name for model in await call(lambda c: c.models())} >= {"sine", "pair", "partial"}
 
 
+@pytest.mark.parametrize("over", ["advance", "requests", "socket", "bulk"])
+async def test_a_session_that_was_deleted_begins_anew_with_its_model(connected, over):
+    async with connected() as (_, call):
+        await call(lambda c: c.session("a", "tokens").advance([1]))
+        await call(lambda c: c.session("a").delete())
+        if over == "bulk":
+            await call(lambda c: c.advance({"a": [2]}))
+        elif over == "advance":
+            await call(lambda c: c.session("a").advance([2]))
+        else:
+            await call(lambda c: c.session("a").stream([2], socket=over == "socket").collect())
+        info = await call(lambda c: c.session("a").info())
+        assert (info.model, info.position) == ("tokens", 1)
+
+
 # Many sessions in one request.
+
+
+async def test_bulk_creates_a_session_as_it_was_named_and_feeds_no_other_model(connected):
+    async with connected() as (service, call):
+        for name in ("there", "known"):
+            await service.advance(name, [0.5])
+        await call(lambda c: c.session("known").info())
+
+        def advanced(client: Any) -> Any:
+            client.session("new", "tokens", ttl_seconds=60)
+            client.session("there", "tokens")
+            client.session("known", "tokens").rewind(1)
+            return client.advance({"new": [1], "plain": [0.5], "there": [1], "known": [1]})
+
+        answers = await call(advanced)
+        info = await call(lambda c: c.session("new").info())
+        assert (info.model, info.ttl_seconds, info.position) == ("tokens", 60, 1)
+        assert answers["plain"].position == 1
+        assert {name: str(error) for name, error in answers.errors.items()} == {
+            name: f"session {name!r} runs model 'sine', not 'tokens'" for name in ("there", "known")
+        }
+        assert (await service.session("there"))["position"] == 1
 
 
 async def test_bulk_advances_every_session_from_its_position(connected, artifacts):
