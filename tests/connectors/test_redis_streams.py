@@ -157,6 +157,15 @@ def test_bad_entries_are_dead_letters_and_their_neighbours_are_applied(broker, s
     assert caplog.text.count("rejected") == 6
 
 
+def test_bytes_that_are_no_text_are_a_dead_letter_and_the_bridge_goes_on(broker, service):
+    for value in ("0.1", b"\xff\xfe", b'{"deep": "\xff"}', "0.2"):
+        broker.redis.xadd("bytes", {"key": "bytes", "value": value})
+    run(broker, service, "bytes", dead_letter="bytes:dead", in_flight=100)
+    reasons = [fields["reason"] for _, fields in broker.redis.xrange("bytes:dead")]
+    assert ["neither a number nor JSON" in reason for reason in reasons] == [True, True]
+    assert [position for position, _ in broker.published("bytes:out")["bytes"]] == [1, 2]
+
+
 def test_several_inputs_are_read_by_their_names(broker, service):
     inputs = service.models()
     (pair,) = [model for model in inputs if model.name == "pair"]
