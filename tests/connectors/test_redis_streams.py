@@ -166,6 +166,13 @@ def test_bytes_that_are_no_text_are_a_dead_letter_and_the_bridge_goes_on(broker,
     assert [position for position, _ in broker.published("bytes:out")["bytes"]] == [1, 2]
 
 
+def test_a_field_called_id_names_sessions(broker, service):
+    for value in ("0.1", "0.2"):
+        broker.redis.xadd("devices", {"id": "boiler-7", "value": value})
+    run(broker, service, "devices", session="{id}")
+    assert {name: len(found) for name, found in broker.published("devices:out").items()} == {"boiler-7": 2}
+
+
 def test_several_inputs_are_read_by_their_names(broker, service):
     inputs = service.models()
     (pair,) = [model for model in inputs if model.name == "pair"]
