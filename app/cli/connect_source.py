@@ -142,7 +142,6 @@ def connect_broker(
         described = check_model(patient.models(), model)
     options = Options(
         names.Template(session),
-        model,
         template(publish),
         template(alarms),
         template(dead_letter),

@@ -63,7 +63,6 @@ class Options:
     """
 
     session: Template
-    model: str | None = None
     publish: Template | None = None
     alarms: Template | None = None
     dead_letter: Template | None = None
@@ -224,7 +223,8 @@ class Bridge:
         flat = len(self.model.inputs) == 1
         rows = {name: [item.row[0] if flat else item.row for item in chunk] for name, chunk in chunks.items()}
         try:
-            answers = self.service.advance(rows, options.model, level=options.level, score=options.score)
+            # With its name: a session of another model would be fed by the names of this one's inputs.
+            answers = self.service.advance(rows, self.model.name, level=options.level, score=options.score)
         except carryover.Unreachable:
             self._doubt(batch, chunks)
             raise

@@ -173,6 +173,15 @@ def test_a_field_called_id_names_sessions(broker, service):
     assert {name: len(found) for name, found in broker.published("devices:out").items()} == {"boiler-7": 2}
 
 
+def test_a_session_of_another_model_is_not_fed_by_the_names_of_the_default_model(broker, service):
+    service.session("other", model="tokens").advance([1])
+    broker.redis.xadd("other", {"key": "other", "value": "2"})
+    run(broker, service, "other", model=None, dead_letter="other:dead")
+    reasons = [fields["reason"] for _, fields in broker.redis.xrange("other:dead")]
+    assert ["runs model 'tokens', not 'sine'" in reason for reason in reasons] == [True]
+    assert service.session("other").refresh().position == 1
+
+
 def test_several_inputs_are_read_by_their_names(broker, service):
     inputs = service.models()
     (pair,) = [model for model in inputs if model.name == "pair"]
