@@ -233,7 +233,8 @@ def concatenate(parts: list[Any]) -> Any:
         return {name: concatenate([part[name] for part in parts]) for name in parts[0]}
     if isinstance(parts[0], list):
         return [number for part in parts for number in part]
-    return np.concatenate(parts)
+    filled = [part for part in parts if len(part)]  # an empty list does not say how wide its rows would be
+    return np.concatenate(filled or parts[:1])
 
 
 def _without_names(observations: Any) -> Chunk:
