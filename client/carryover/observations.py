@@ -17,6 +17,9 @@ try:
 except ImportError:  # the extra `numpy`
     np = None
 
+FLOAT32_WHOLE = 2**24
+"""Up to here float32 has every whole number."""
+
 
 class Chunk:
     """One or more observations to be sent together.
@@ -75,12 +78,12 @@ class Chunk:
     def floats(self) -> Any:
         """Return [steps, inputs] as little-endian float32.
 
-        None for lists, for missing values, for whole numbers, which float32 might round, and with timestamps,
+        None for lists, for missing values, for whole numbers that float32 might round, and with timestamps,
         which a binary message has no place for.
         """
         if self.timestamps is not None:
             return None
-        if self._floats is None and self.is_array and not self.skip and self.rows.dtype.kind not in "iu":
+        if self._floats is None and self.is_array and not self.skip and not _may_be_rounded(self.rows):
             with np.errstate(
                 over="ignore"
             ):  # values beyond float32 become infinite, which the server refuses
@@ -267,6 +270,13 @@ def _from_array(array: Any) -> Chunk:
     if array.ndim > 2:
         raise ValueError(f"observations must have one or two dimensions, not {array.ndim}")
     return Chunk(array.reshape(1) if array.ndim == 0 else array, array.ndim < 2)
+
+
+def _may_be_rounded(rows: Any) -> bool:
+    """Whether rows hold whole numbers that float32 might round; pandas often has them as float64."""
+    if rows.dtype.kind in "iu":
+        return True
+    return rows.dtype.itemsize > 4 and bool((np.abs(rows) > FLOAT32_WHOLE).any())
 
 
 def _to_python(row: Any) -> Any:

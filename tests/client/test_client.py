@@ -688,6 +688,9 @@ async def test_whole_numbers_and_named_outputs_come_back_as_they_are(connected, 
         answer = await call(lambda c: c.session("a").stream(numbers, 2, socket=socket).collect())
         assert answer.predictions.dtype == np.int64
         assert answer.predictions.ravel().tolist() == (-3 + np.cumsum(numbers)).tolist()
+        for name, rows in (("c", numbers.astype(np.float64)), ("d", pd.Series(numbers))):
+            floats = await call(lambda c, n=name, r=rows: c.session(n).stream(r, 2, socket=socket).collect())
+            assert np.ravel(floats.predictions).tolist() == (-3 + np.cumsum(numbers)).tolist()
         named = await call(lambda c: c.session("b", "characters").stream(tokens, 2, socket=socket).collect())
     assert named.predictions is None
     assert len(named) == 5
