@@ -212,6 +212,7 @@ def _rows(columns: list[Any], names: Sequence[str]) -> Any:
     lengths = {name: len(column) for name, column in zip(names, columns, strict=True)}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"the columns differ in length: {lengths}")
+    columns = [unmasked(column) for column in columns]
     if np is None or all(isinstance(column, list | tuple) for column in columns):
         return [[number for cell in row for number in _flat(cell)] for row in zip(*columns, strict=True)]
     whole = all(
@@ -219,7 +220,16 @@ def _rows(columns: list[Any], names: Sequence[str]) -> Any:
     )
     # Whole numbers stay whole: float64 holds no more than 53 bits of them.
     arrays = [np.asarray(column) if whole else np.asarray(column, "float64") for column in columns]
+    if not len(arrays[0]):
+        return np.empty((0, len(arrays)))
     return np.concatenate([array.reshape(len(array), -1) for array in arrays], axis=1)
+
+
+def unmasked(array: Any) -> Any:
+    """The same array; what is masked is missing, and NaN."""
+    if np is None or not (isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array)):
+        return array
+    return array.astype("float64").filled(np.nan)
 
 
 def _flat(cell: Any) -> list[Any]:

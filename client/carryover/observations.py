@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from carryover.named import Naming, RowError, names_of, read_future, read_table, time_list
+from carryover.named import Naming, RowError, names_of, read_future, read_table, time_list, unmasked
 
 np: Any
 try:
@@ -246,7 +246,7 @@ def _without_names(observations: Any) -> Chunk:
         name = getattr(observations, "name", None)
         return Chunk(numbers, numbers.ndim < 2, observations.index, (name,) if numbers.ndim < 2 else None)
     if hasattr(observations, "__array__"):
-        return _from_array(np.asarray(observations))
+        return _from_array(np.asarray(unmasked(observations)))
     if isinstance(observations, int | float) or observations is None:
         return Chunk([observations], True)
     rows = [_to_python(row) for row in observations]
