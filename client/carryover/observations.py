@@ -230,6 +230,13 @@ def with_labels(numbers: Any, labels: Any, columns: tuple[Any, ...] | None) -> A
     )
 
 
+def all_true(sample: Any, length: int) -> Any:
+    """True for each number of `length` steps, in the form of the sample: [steps] or [steps, inputs]."""
+    if isinstance(sample, list):
+        return [[True] * len(sample[0]) if isinstance(sample[0], list) else True for _ in range(length)]
+    return np.ones((length, *sample.shape[1:]), np.bool_)
+
+
 def concatenate(parts: list[Any]) -> Any:
     """Join the numbers of many answers, in order."""
     if isinstance(parts[0], dict):

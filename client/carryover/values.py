@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
-from carryover.observations import concatenate, with_labels
+from carryover.observations import all_true, concatenate, with_labels
 from carryover.tables import (
     POSITION,
     TIME,
@@ -566,6 +566,15 @@ def concatenate_answers(answers: list[Answer]) -> Answer:
     for name in STEP_FIELDS:
         if all(name in answer.raw for answer in answers):
             raw[name] = concatenate([answer.raw[name] for answer in answers])
+    observed = [answer.raw.get("observed") for answer in answers]
+    sample = next((part for part in observed if part is not None), None)
+    if sample is not None:  # a chunk without a missing value says nothing of it
+        raw["observed"] = concatenate(
+            [
+                all_true(sample, len(answer)) if part is None else part
+                for part, answer in zip(observed, answers, strict=True)
+            ]
+        )
     if last.quantiles:
         names = last.raw["quantiles"]
         raw["quantiles"] = {

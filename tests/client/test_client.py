@@ -593,6 +593,12 @@ async def test_a_missing_value_is_marked_and_a_skip_advances_over_many(connected
             lambda c: c.session("a", "adaptive").advance(np.array([[1, 2], [np.nan, 3], [4, 5]]), level=0.9)
         )
         assert answer.observed.tolist() == [[True, True], [False, True], [True, True]]
+        hole = np.array([[1, 2]] * 4 + [[np.nan, 3], [4, 5]])
+        for rows, name in ((hole, "b"), ([[None if x != x else x for x in row] for row in hole], "c")):
+            whole = await call(lambda c, r=rows, n=name: c.session(n, "adaptive").stream(r, 2).collect())
+            assert np.array_equal(whole.observed, ~np.isnan(hole))
+        flat = await call(lambda c: c.session("d").stream([0.1, 0.2, None], 1).collect())
+        assert flat.observed == [True, True, False]
         skipped = await call(lambda c: c.session("a").skip(7))
         assert (skipped.position, len(skipped)) == (10, 7)
 
