@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ import pytest
 
 from app.cli import resume
 from app.cli.prediction_writer import Layout
+from models.artifact.files import save
+from models.data.scaling import Column
 from models.errors import BadData
+from tests.helpers import zoo
 from tests.helpers.commands import ran
 from tests.helpers.zoo import series
 
@@ -133,6 +137,27 @@ async def test_a_local_time_in_microseconds_is_applied_once(started, tmp_path):
         assert await ran(service, "stream", cut, *options) == 0
         assert await ran(service, "stream", path, *options, "--resume") == 0
         assert (await service.session("a"))["position"] == 6
+
+
+@pytest.mark.parametrize("format_", ["csv", "jsonl"])
+async def test_a_target_called_position_hides_no_position(start_hot, tmp_path, capsys, format_):
+    valve = replace(zoo.artifacts()["sine"], inputs=(Column("position"),), targets=("position",))
+    save(valve, tmp_path / "models" / "valve")
+    path = write_csv(tmp_path / "whole.csv", {"position": [0.1 * i for i in range(6)]})
+    cut = write_csv(tmp_path / "cut.csv", {"position": [0.1 * i for i in range(4)]})
+    options = ["a", "--format", format_, "--out", tmp_path / "out"]
+    async with start_hot(models=(tmp_path / "models",), default_model="sine") as service:
+        assert await ran(service, "stream", cut, *options) == 0
+        assert await ran(service, "stream", path, *options, "--resume") == 0
+        assert (await service.session("a"))["position"] == 6
+        assert await ran(service, "forecast", "a", "-n", 1, "--json") == 0
+        document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    lines = (tmp_path / "out").read_text().splitlines()
+    rows = list(csv.DictReader(lines)) if format_ == "csv" else [json.loads(line) for line in lines]
+    assert [int(row["position"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert list(rows[0]) == ["position", "position_2"]
+    assert document["position"] == 6
+    assert len(document["position_2"]) == 1
 
 
 async def test_a_stream_that_cannot_go_on_says_why_and_writes_nothing(started, tmp_path, capsys):
