@@ -248,6 +248,7 @@ REFUSED = {
     "a name to map that is taken": ("a,b\n1,2\n", {"names": {"b": "a"}}, "would have two columns 'a'"),
     "no JSON": ('{"a": 1}\n{"a": \n', {}, "row 2 is not JSON"),
     "another name in JSON": ('{"a": 1}\n{"b": 1}\n', {}, "row 2 has 'b', which row 1 has not"),
+    "a name twice in JSON": ('{"a": 1}\n{"a": 1, "a": 2}\n', {}, "row 2 has 'a' twice"),
     "no object": ('{"a": 1}\n[1]\n', {}, "row 2 is not a JSON object"),
     "a list in JSON": ('{"a": 1}\n{"a": [1]}\n', {}, "row 2, column 'a': '[1]' is not a number"),
     "a number without end in JSON": (f'{{"a": 1{"0" * 400}}}\n', {}, "row 1, column 'a': inf is not finite"),
