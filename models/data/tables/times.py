@@ -190,9 +190,12 @@ class TimeReader:
         local = _iso(cell) if YEAR_FIRST.fullmatch(cell) else self._day_or_month(cell, row)
         if local is None:
             raise self._no_time(cell, row)
-        if local.tzinfo is not None:
-            return self._note(local.astimezone(UTC).replace(tzinfo=None))
-        return self._note(local if self.zone is None else self._localise(local, row))
+        try:
+            if local.tzinfo is not None:
+                return self._note(local.astimezone(UTC).replace(tzinfo=None))
+            return self._note(local if self.zone is None else self._localise(local, row))
+        except OverflowError:  # in UTC it is before the year 1, or behind 9999
+            raise self._no_time(cell, row) from None
 
     def _note(self, moment: datetime) -> datetime:
         if self._latest is not None:
@@ -205,6 +208,8 @@ class TimeReader:
         if match is None:
             return None
         first, second = int(match[1]), int(match[3])
+        if match[4] == "0000":
+            return None
         if self.day_first is None and first != second:
             if first <= 12 and second <= 12:
                 year = int(match[4])

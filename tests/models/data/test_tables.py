@@ -231,6 +231,17 @@ REFUSED = {
         {"zone": "Europe/Berlin"},
         "row 2, column 't': 2022-03-27 02:30:00 does not exist in Europe/Berlin",
     ),
+    "a time beyond all years in UTC": (
+        "t,a\n9998-12-31 23:59,1\n9999-12-31 23:59,1\n",
+        {"zone": "America/New_York"},
+        "row 2, column 't': '9999-12-31 23:59' is not a time",
+    ),
+    "an offset beyond all years": (
+        "t,a\n0001-01-01T00:00:00+05:00,1\n",
+        {},
+        "row 1, column 't': '0001-01-01T00:00:00+05:00' is not a time",
+    ),
+    "the year 0": ("t,a\n1/2/0000,1\n", {}, "row 1, column 't': '1/2/0000' is not a time"),
     "infinity": ("a\n1\n-inf\n", {}, "row 2, column 'a': -inf is not finite"),
     "other units": (
         "ts,a\n1704067200,1\n1704067201000,2\n",
