@@ -242,6 +242,16 @@ REFUSED = {
         "row 1, column 't': '0001-01-01T00:00:00+05:00' is not a time",
     ),
     "the year 0": ("t,a\n1/2/0000,1\n", {}, "row 1, column 't': '1/2/0000' is not a time"),
+    "a date without separators": (
+        "t,a\n20240131,1\n20240201,1\n",
+        {"time_column": "t"},
+        "row 1, column 't': '20240131' is not a time since 1970 but a date without separators: write 2024",
+    ),
+    "a moment without separators": (
+        "t,a\n20240131120000,1\n",
+        {"time_column": "t"},
+        "'20240131120000' is not a time since 1970 but a date without separators: write 2024-01-31 12:00:00",
+    ),
     "infinity": ("a\n1\n-inf\n", {}, "row 2, column 'a': -inf is not finite"),
     "other units": (
         "ts,a\n1704067200,1\n1704067201000,2\n",
