@@ -16,6 +16,7 @@ from carryover.errors import (
     UnknownModel,
     UnknownSession,
     Unreachable,
+    WorkerUnavailable,
 )
 from carryover.named import Naming, names_of
 from carryover.observations import Chunk, chunk_of, future_chunk
@@ -49,6 +50,8 @@ def send(request: Request, retry: RetryPolicy, attempts: Attempts | None = None)
             failure = wire.failure(request, reply)
             if not isinstance(failure, Unavailable):
                 raise failure
+            if attempts is not None and (not failure.type or isinstance(failure, WorkerUnavailable)):
+                attempts.unanswered = True  # a proxy in front, or a worker, that does not know what was done
         pauses = pauses or Pauses(retry)
         yield Sleep(pauses.after(failure))
 
@@ -108,6 +111,10 @@ def create(cursor: Cursor, retry: RetryPolicy) -> Plan[SessionInfo]:
         if not attempts.unanswered:
             raise
         reply = yield from send(wire.inspect(cursor), retry)
+        session = wire.reply_object(reply)
+        _check_model(cursor, session)
+        if session["position"]:  # it was there before: what this client has created is at 0
+            raise
     return _update(cursor, reply)
 
 

@@ -145,6 +145,47 @@ def test_a_fork_to_an_existing_session_is_an_error_even_after_a_retry():
         run(plans.fork(Cursor("a"), Cursor("b"), Clock().retry(10)), perform)
 
 
+NOT_KNOWN = [
+    carryover.Unreachable("cut off"),
+    Reply(502, b"<html>bad gateway</html>"),
+    Reply(503, b"<html>try later</html>"),
+]
+
+
+@pytest.mark.parametrize("lost", NOT_KNOWN, ids=["no answer", "502", "503"])
+def test_what_a_lost_attempt_has_done_already_is_no_error(lost):
+    done = {"session": "a", "model": "sine", "position": 0, "epoch": "1"}
+    exists, gone = refusal_reply(app_error("SessionExists")), refusal_reply(app_error("SessionGone"))
+    found = Reply(200, json.dumps(done).encode())
+    calls = {
+        "create": (plans.create(Cursor("a"), Clock().retry(10)), [lost, exists, found]),
+        "fork": (plans.fork(Cursor("a", position=1), None, Clock().retry(10)), [lost, exists, found]),
+        "delete": (plans.delete(Cursor("a"), Clock().retry(10)), [lost, gone]),
+    }
+    results = {}
+    for name, (plan, replies) in calls.items():
+        try:
+            run(plan, scripted(*replies)[0])
+            results[name] = "done"
+        except carryover.CarryoverError as error:
+            results[name] = type(error).__name__
+    assert results == dict.fromkeys(calls, "done")
+
+
+@pytest.mark.parametrize("more", [{"position": 500}, {"model": "other"}], ids=["in use", "another model"])
+def test_a_session_that_was_there_before_a_lost_attempt_is_not_taken_over(more):
+    there = {"session": "a", "model": "sine", "position": 0, "epoch": "1"} | more
+    perform, _, _ = scripted(
+        carryover.Unreachable("cut off"),
+        refusal_reply(app_error("SessionExists")),
+        Reply(200, json.dumps(there).encode()),
+    )
+    cursor = Cursor("a", "sine")
+    with pytest.raises(carryover.SessionExists):
+        run(plans.create(cursor, Clock().retry(10)), perform)
+    assert cursor.position is None
+
+
 def test_in_bulk_only_the_sessions_that_were_refused_for_the_moment_are_sent_again():
     cursors = {name: Cursor(name, position=3) for name in "ab"}
     chunks = {name: chunk_of([0.5]) for name in "ab"}
