@@ -230,6 +230,20 @@ def with_labels(numbers: Any, labels: Any, columns: tuple[Any, ...] | None) -> A
     )
 
 
+def following(labels: Any) -> Any:
+    """What follows each of these times: the next of them, and one more step behind the last.
+
+    A step of the calendar, such as a month, or a day across a clock change, has no length of its own.
+    """
+    known = getattr(labels, "freq", None)
+    if known is None and len(labels) > 2 and hasattr(labels, "inferred_freq"):
+        known = labels.inferred_freq
+        labels = labels if known is None else type(labels)(labels, freq=known)
+    if known is not None:
+        return labels.shift(1)
+    return labels[1:].append(labels[-1:] + (labels[-1] - labels[-2]))
+
+
 def all_true(sample: Any, length: int) -> Any:
     """True for each number of `length` steps, in the form of the sample: [steps] or [steps, inputs]."""
     if isinstance(sample, list):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
-from carryover.observations import all_true, concatenate, with_labels
+from carryover.observations import all_true, concatenate, following, with_labels
 from carryover.tables import (
     POSITION,
     TIME,
@@ -208,7 +208,7 @@ class Answer:
             and getattr(self.labels, "dtype", None) is not None
             and self.labels.dtype.kind == "M"
         ):
-            return self.labels[1:].append(self.labels[-1:] + (self.labels[-1] - self.labels[-2])), TIME
+            return following(self.labels), TIME
         return range(self.position - self.length + 2, self.position + 2), POSITION
 
     def _stepwise(self, name: str) -> Any:

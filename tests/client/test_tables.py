@@ -38,6 +38,24 @@ async def test_the_frame_of_an_answer_is_indexed_at_what_is_predicted(connected)
         assert "<td>" in second._repr_html_()
 
 
+@pytest.mark.parametrize(
+    ("first", "step", "zone"),
+    [
+        ("2026-01-01", "MS", None),
+        ("2026-01-31", "ME", None),
+        ("2026-01-02", "B", None),
+        ("2026-10-22", "D", "Europe/Berlin"),
+        ("2026-10-25", "h", "Europe/Berlin"),
+    ],
+)
+def test_what_is_predicted_last_is_a_step_of_the_calendar_later(first, step, zone):
+    times = pd.date_range(first, periods=5, freq=step, tz=zone)
+    for labels in (times[:4], times[:2].append(times[2:4])):
+        raw = {"predictions": np.zeros(4, np.float32)}
+        frame = Answer("a", "sine", 4, "1", False, raw, labels).to_frame()
+        assert frame.index.tolist() == times[1:].tolist()
+
+
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 def test_without_its_library_a_table_says_what_to_install(monkeypatch, library):
     monkeypatch.setitem(sys.modules, library, None)
