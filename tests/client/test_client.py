@@ -623,6 +623,31 @@ async def test_without_websockets_a_stream_uses_requests(connected, monkeypatch)
             await call(lambda c: c.session("a").stream([0.1], socket=True).collect())
 
 
+@pytest.mark.parametrize(("bypass", "opened"), [("", False), ("127.0.0.1", True)])
+async def test_behind_a_proxy_a_stream_uses_requests(connected, monkeypatch, bypass, opened):
+    found: list[str] = []
+
+    def count(target: type[Any]) -> None:
+        opening = target.open
+
+        def open_(self: Any) -> Any:
+            found.append(self.url)
+            return opening(self)
+
+        monkeypatch.setattr(target, "open", open_)
+
+    count(connection.Connection)
+    count(connection.AsyncConnection)
+    async with connected() as (_, call):
+        # The client is there already: its requests go past the proxy.
+        for name in ("http_proxy", "HTTP_PROXY"):
+            monkeypatch.setenv(name, "http://proxy.invalid:3128")
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.setenv(name, bypass)
+        answer = await call(lambda c: c.session("a").stream([0.1, 0.2], 1).collect())
+        assert (answer.position, bool(found)) == (2, opened)
+
+
 async def test_a_refusal_is_raised_with_the_row_that_caused_it(connected, socket):
     async with connected() as (_, call):
         rows = [0.1, 0.2, float("inf")]
