@@ -100,13 +100,13 @@ class Layout:
             out.write(csv_lines([self.names]))
 
     def read_written(self, path: Path) -> Written | None:
-        """What a file of predictions has; an incomplete last row is removed from the file.
+        """What a file of predictions has; an incomplete last row is removed from it. A pipe has nothing.
 
         Raises
         ------
         BadData : the file has something else
         """
-        if not path.exists():
+        if not path.is_file():
             return None
         text = path.read_text(encoding="utf-8")
         whole = text[: text.rfind("\n") + 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -174,6 +175,21 @@ async def test_a_stream_that_cannot_go_on_says_why_and_writes_nothing(started, t
         said = capsys.readouterr()
         assert said.out == "position,value\n"
         assert "going on after row 3 of the source" in said.err
+
+
+def test_a_pipe_is_written_and_not_read(tmp_path, monkeypatch):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: pytest.fail("waits for what it should write"))
+    output = resume.Output(Layout(["value"]), pipe, "a")
+    ours = os.open(pipe, os.O_RDWR)  # a reader and a writer: nobody waits for the other end
+    try:
+        with output.open(output.new_rows(0), resume=False):
+            assert not list(tmp_path.glob("pipe.*"))
+            output.finish()
+        assert os.read(ours, 100) == b"position,value\n"
+    finally:
+        os.close(ours)
 
 
 async def test_irregular_steps_are_told_once_the_rows_are_sent(started, tmp_path, capsys):
