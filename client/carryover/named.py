@@ -202,6 +202,7 @@ def _column(table: Any, name: Any, *, is_time: bool = False) -> Any:
     column = table[name]
     if is_time or not hasattr(column, "to_numpy"):
         return column
+    check_numbers(column, name)
     return column.to_numpy(dtype="float64", na_value=np.nan) if hasattr(column, "iloc") else column.to_numpy()
 
 
@@ -213,6 +214,8 @@ def _rows(columns: list[Any], names: Sequence[str]) -> Any:
     if len(set(lengths.values())) > 1:
         raise ValueError(f"the columns differ in length: {lengths}")
     columns = [unmasked(column) for column in columns]
+    for name, column in zip(names, columns, strict=True):
+        check_numbers(column, name)
     if np is None or all(isinstance(column, list | tuple) for column in columns):
         return [[number for cell in row for number in _flat(cell)] for row in zip(*columns, strict=True)]
     whole = all(
@@ -223,6 +226,19 @@ def _rows(columns: list[Any], names: Sequence[str]) -> Any:
     if not len(arrays[0]):
         return np.empty((0, len(arrays)))
     return np.concatenate([array.reshape(len(array), -1) for array in arrays], axis=1)
+
+
+def check_numbers(column: Any, name: Any = None) -> None:
+    """Refuse times and complex numbers, which NumPy and pandas would convert to floats.
+
+    Raises
+    ------
+    ValueError
+    """
+    kind = getattr(getattr(column, "dtype", None), "kind", None)
+    if kind in ("M", "m", "c"):
+        where = "the observations" if name is None else f"column {name!r}"
+        raise ValueError(f"{where}: {'complex numbers' if kind == 'c' else 'times'} are no observations")
 
 
 def unmasked(array: Any) -> Any:

@@ -9,7 +9,16 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from carryover.named import Naming, RowError, names_of, read_future, read_table, time_list, unmasked
+from carryover.named import (
+    Naming,
+    RowError,
+    check_numbers,
+    names_of,
+    read_future,
+    read_table,
+    time_list,
+    unmasked,
+)
 
 np: Any
 try:
@@ -262,12 +271,15 @@ def concatenate(parts: list[Any]) -> Any:
 
 
 def _without_names(observations: Any) -> Chunk:
+    check_numbers(observations)
     if is_pandas(observations):
         numbers = observations.to_numpy(dtype="float64", na_value=np.nan)
         name = getattr(observations, "name", None)
         return Chunk(numbers, numbers.ndim < 2, observations.index, (name,) if numbers.ndim < 2 else None)
     if hasattr(observations, "__array__"):
-        return _from_array(np.asarray(unmasked(observations)))
+        array = np.asarray(unmasked(observations))
+        check_numbers(array)
+        return _from_array(array)
     if isinstance(observations, int | float) or observations is None:
         return Chunk([observations], True)
     rows = [_to_python(row) for row in observations]
