@@ -442,7 +442,7 @@ class History:
         if self.pieces is not None:
             return {**observed, "pieces": list(self.pieces)}
         if self.scores is not None:
-            observed["score"] = list(self.scores)
+            observed["score_2" if "score" in observed else "score"] = list(self.scores)
         numbers = self.outputs if self.predictions is None else self.predictions
         predicted = with_intervals(numbers, self.lower, self.upper, self.targets, "output", "_predicted")
         missing = float("nan")
