@@ -13,8 +13,8 @@ from typing import Any
 import carryover
 import numpy as np
 import pytest
-from carryover import RetryPolicy, bulk, errors, frames, plans, session_socket, streaming, wire
-from carryover.effects import Emit, Open, Pull, Read, Reply, Request, Sleep, Write
+from carryover import RetryPolicy, bulk, errors, frames, plans, session_socket, streaming, texts, wire
+from carryover.effects import Begin, Emit, More, Open, Pull, Read, Reply, Request, Sleep, Write
 from carryover.observations import Chunk, chunk_of, chunks_of
 from carryover.retry import Pauses
 from carryover.values import Answer
@@ -199,6 +199,24 @@ def test_in_bulk_only_the_sessions_that_were_refused_for_the_moment_are_sent_aga
     answers = run(bulk.advance(cursors, chunks, None, ChunkOptions(), Clock().retry(10)), perform)
     assert json.loads(requests[1].body)["sessions"] == ["b"]
     assert [answers[name].predictions for name in "ab"] == [[0.1], [0.2]]
+
+
+def test_a_comment_between_the_events_of_a_text_is_no_token():
+    pieces = [b": wait\n\n", b'id: e.1\ndata: {"position":1,"token":2,"text":"x"}\n\n: wait\n\n']
+    done = b'event: done\nid: e.1\ndata: {"position":1,"finish":"length"}\n\n'
+    replies = [Reply(200, b"", kind="text/event-stream"), *pieces, done]
+    emitted: list[Any] = []
+
+    def perform(effect: Any) -> Any:
+        if isinstance(effect, Emit):
+            emitted.append(effect.value)
+        return replies.pop(0) if isinstance(effect, Begin | More) else None
+
+    try:
+        run(texts.generate(Cursor("a", position=0), {"steps": 1, "keep": True}, Clock().retry(0)), perform)
+    except carryover.NotCarryover as error:
+        emitted.append(error)
+    assert emitted == [texts.Token(1, 2, "x"), texts.End(1, "length")]
 
 
 # Errors.
