@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import redis
-from carryover import Carryover, Unreachable
+from carryover import Carryover, TooLarge, Unreachable
 
 from app.connectors.source import ConnectorError
 from tests.helpers.bridges import SESSIONS, Fuse, RedisBroker, assert_applied_once, bridge_of, drive
@@ -164,6 +164,29 @@ def test_bytes_that_are_no_text_are_a_dead_letter_and_the_bridge_goes_on(broker,
     reasons = [fields["reason"] for _, fields in broker.redis.xrange("bytes:dead")]
     assert ["neither a number nor JSON" in reason for reason in reasons] == [True, True]
     assert [position for position, _ in broker.published("bytes:out")["bytes"]] == [1, 2]
+
+
+def test_a_batch_over_the_limit_of_a_body_is_sent_in_parts(broker, service, artifacts, monkeypatch):
+    advance, refused = service.advance, 0
+
+    def limited(rows, *arguments, **options):
+        nonlocal refused
+        if sum(map(len, rows.values())) > 1 or [7.5] in rows.values():
+            refused += 1
+            raise TooLarge("a body has at most 30 bytes", 413, "urn:carryover:too-large")
+        return advance(rows, *arguments, **options)
+
+    monkeypatch.setattr(service, "advance", limited)
+    broker.redis.xadd("large", {"key": "too-large", "value": "7.5"})
+    broker.fill("large", "large-", LENGTH)
+    try:
+        run(broker, service, "large", in_flight=100, dead_letter="large:dead")
+    except TooLarge:
+        refused = -1
+    assert refused > 0
+    reasons = [fields["reason"] for _, fields in broker.redis.xrange("large:dead")]
+    assert reasons == ["a body has at most 30 bytes"]
+    assert_applied_once(artifacts, broker.published("large:out"), LENGTH)
 
 
 def test_a_field_called_id_names_sessions(broker, service):
