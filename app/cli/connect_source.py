@@ -143,7 +143,6 @@ def connect_broker(
         signal.signal(number, lambda *_: stop.set())
     options = Options(
         names.Template(session),
-        model,
         template(publish),
         template(alarms),
         template(dead_letter),

@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -51,15 +52,17 @@ class Layout:
 
     @property
     def names(self) -> list[str]:
-        """Names of the columns."""
+        """Names of the columns; one that is there already, such as a target `position`, gets a number."""
         ends = [f"{target}_{end}" for end in ("lower", "upper") for target in self.targets]
-        return [
-            "position",
-            *([self.label] if self.label is not None else []),
-            *self.targets,
-            *(ends if self.level else []),
-            *(["score"] if self.score else []),
-        ]
+        return distinct(
+            [
+                "position",
+                *([self.label] if self.label is not None else []),
+                *self.targets,
+                *(ends if self.level else []),
+                *(["score"] if self.score else []),
+            ]
+        )
 
     def row(self, prediction: Prediction, label: Any) -> list[Any]:
         """The values of one row."""
@@ -74,7 +77,7 @@ class Layout:
 
     def _numbers(self, value: Any) -> list[Any]:
         """One value for each target; None for NaN."""
-        row = value if isinstance(value, list) else [value] * len(self.targets)
+        row = numbers_of(value) if isinstance(value, list | dict) else [value] * len(self.targets)
         return [None if number is None or math.isnan(number) else number for number in row]
 
     def text(self, rows: Iterable[Sequence[Any]]) -> str:
@@ -97,13 +100,13 @@ class Layout:
             out.write(csv_lines([self.names]))
 
     def read_written(self, path: Path) -> Written | None:
-        """What a file of predictions has; an incomplete last row is removed from the file.
+        """What a file of predictions has; an incomplete last row is removed from it. A pipe has nothing.
 
         Raises
         ------
         BadData : the file has something else
         """
-        if not path.exists():
+        if not path.is_file():
             return None
         text = path.read_text(encoding="utf-8")
         whole = text[: text.rfind("\n") + 1]
@@ -123,7 +126,7 @@ class Layout:
             return None
         try:
             first, last = self._parse(lines[0]), self._parse(lines[-1])
-            label = None if self.label is None else last[self.label]
+            label = None if self.label is None else last[self.names[1]]
             return Written(int(first["position"]), int(last["position"]), label)
         except (ValueError, KeyError, TypeError):
             raise foreign from None
@@ -132,6 +135,23 @@ class Layout:
         if self.as_json:
             return dict(json.loads(line))
         return dict(zip(self.names, next(csv.reader([line])), strict=True))
+
+
+def distinct(names: Iterable[str]) -> list[str]:
+    """The same names; one that comes again gets a number behind it."""
+    found: dict[str, None] = {}
+    for name in names:
+        free = (name if n == 1 else f"{name}_{n}" for n in count(1))
+        found[next(one for one in free if one not in found)] = None
+    return list(found)
+
+
+def numbers_of(value: Any) -> list[Any]:
+    """The numbers of nested lists, and of outputs by name, in their order."""
+    if not isinstance(value, list | dict):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value
+    return [number for part in parts for number in numbers_of(part)]
 
 
 def csv_lines(rows: Iterable[Sequence[Any]]) -> str:

@@ -109,7 +109,9 @@ class Output:
     def __init__(self, layout: Layout, path: Path | None, session: str) -> None:
         self._layout, self._path = layout, path
         self._written = None if path is None else layout.read_written(path)
-        self._marker = None if path is None else Marker(path, session)
+        # A pipe or a device, such as /dev/stdout, keeps nothing that could be gone on with.
+        passes_by = path is None or (path.exists() and not path.is_file())
+        self._marker = None if path is None or passes_by else Marker(path, session)
         self._file: IO[str] = sys.stdout
         self._begun = False  # whether the header is written
 
@@ -161,7 +163,7 @@ class Output:
     @contextmanager
     def open(self, beginning: Beginning, *, resume: bool) -> Iterator[None]:
         """Open the file, and note where the source began before its first row is sent."""
-        if self._path is None or self._marker is None:
+        if self._path is None:
             yield  # the header waits for the first answer: a stream that is refused writes nothing
             return
         with self._path.open("a" if resume else "w", encoding="utf-8") as self._file:
@@ -169,7 +171,7 @@ class Output:
                 self._layout.write_header(self._file)
                 self._file.flush()
             self._begun = True
-            if beginning.after_time is None:
+            if beginning.after_time is None and self._marker is not None:
                 self._marker.write(beginning.start)
             yield
 

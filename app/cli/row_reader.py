@@ -93,7 +93,7 @@ class RowSource:
             labels = piece.labels or [None] * len(values)
             if piece.times is not None and reader.label == reader.time_column:
                 # As text that --resume reads again, whatever the zone and the form of the file's times.
-                labels = [f"{text}Z" for text in np.datetime_as_string(piece.times.astype("datetime64[ms]"))]
+                labels = [_time_text(text) for text in np.datetime_as_string(piece.times).tolist()]
             yield from map(Row, values, seconds, labels, count(piece.first_row))
 
     def _resampled(self, reader: TableReader, step: float) -> Iterator[Row]:
@@ -117,9 +117,14 @@ class RowSource:
 
 
 def _mean(microseconds: int, values: Any) -> Row:
-    label = f"{np.datetime64(microseconds, 'us').astype('datetime64[ms]')}Z"
+    label = _time_text(str(np.datetime64(microseconds, "us")))
     numbers = [None if np.isnan(value) else float(value) for value in values]
     return Row(numbers, microseconds / 1e6, label, None)
+
+
+def _time_text(microseconds: str) -> str:
+    """A time with all its digits, else --resume takes the last row that was applied for a later one."""
+    return f"{microseconds.removesuffix('000')}Z"
 
 
 def place_of(source: str, number: int | None, label: Any) -> str:

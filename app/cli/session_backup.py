@@ -6,7 +6,8 @@ lines of one session the later counts. At its end it sorts the list. So an expor
 one a day later, both write only what is missing or has changed.
 
 An import notes in `imported.SERVER` the last session that it sent, so that it continues there after an
-interruption. At its end it removes the note: the next import sends everything again.
+interruption; what the server has lost since is sent again. At its end it removes the note: the next import
+sends everything again.
 """
 
 from __future__ import annotations
@@ -109,9 +110,11 @@ def import_sessions(server: Carryover, folder: Path) -> Iterator[str]:
     mark = folder / f"imported.{re.sub('[^A-Za-z0-9.]+', '-', server.url.partition('://')[2])}"
     entries = read_session_list(folder)
     last = _interrupted_at(mark, folder)
+    # The end of a server that keeps its sessions in memory may be what has interrupted the import.
+    present = {entry["session"] for entry in server.sessions()} if last else set()
     for entry in entries:
         session = entry["session"]
-        if session <= last:
+        if session <= last and session in present:
             continue
         server.session(session).load(_state_file(folder, session))
         server.forget(session)

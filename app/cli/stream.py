@@ -236,7 +236,7 @@ def forecast(
     """
     from carryover import Problem
 
-    from app.cli.prediction_writer import csv_lines
+    from app.cli.prediction_writer import csv_lines, distinct
     from app.cli.stream_report import refused_future
 
     if time_column is not None and future is None:
@@ -259,19 +259,32 @@ def forecast(
     parts = {"": found.values} | (
         {} if found.lower is None else {"_lower": found.lower, "_upper": found.upper}
     )
-    columns: dict[str, list[Any]] = {}
+    columns: list[tuple[str, list[Any]]] = []
     if found.times is not None:
-        columns["time"] = [None if time is None else time.isoformat() for time in found.times]
-    columns |= {
-        f"{name}{ending}": [float(str(number)) for number in part.reshape(steps, -1)[:, i]]
-        for ending, part in parts.items()
-        for i, name in enumerate(described.targets)
-    }
+        columns.append(("time", [None if time is None else time.isoformat() for time in found.times]))
+    for ending, part in parts.items():
+        names = [f"{name}{ending}" for name in described.targets]
+        columns += zip(names, _columns_of(part, steps), strict=True)
+    names, values = [name for name, _ in columns], [column for _, column in columns]
     if as_json:
         document = {"session": found.session, "model": found.model, "position": found.position}
-        print(json.dumps(document | columns))
+        free = distinct([*document, *names])[len(document) :]
+        print(json.dumps(document | dict(zip(free, values, strict=True))))
         return
-    print(csv_lines([["step", *columns], *zip(range(1, steps + 1), *columns.values(), strict=True)]), end="")
+    head = distinct(["step", *names])
+    print(csv_lines([head, *zip(range(1, steps + 1), *values, strict=True)]), end="")
+
+
+def _columns_of(values: Any, steps: int) -> list[list[Any]]:
+    """A column for each target, of numbers [steps, ...] or of such by the name of an output."""
+    if isinstance(values, dict):
+        return [column for part in values.values() for column in _columns_of(part, steps)]
+    return [[_plain(number) for number in column] for column in values.reshape(steps, -1).T]
+
+
+def _plain(number: Any) -> Any:
+    """A number of NumPy; of float32 the shortest decimal."""
+    return float(str(number)) if number.dtype.kind == "f" else number.item()
 
 
 def _read_future(

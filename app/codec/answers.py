@@ -158,7 +158,7 @@ def encode_session(view: SessionView) -> dict[str, Any]:
         "epoch": epoch_token(view.epoch),
         "observations_since_reset": view.since_reset,
         "last_prediction": None if view.last_prediction is None else shortest_decimals(view.last_prediction),
-        "time": None if view.time is None else format_rfc3339(view.time),
+        "time": None if view.time is None else format_rfc3339(view.time, exactly=True),
         "created": format_rfc3339(view.created),
         "updated": format_rfc3339(view.seen),
         "expires": None if view.expires is None else format_rfc3339(view.expires),
@@ -216,6 +216,8 @@ def shortest_decimals(numbers: Numbers) -> list[float]:
     return decimals
 
 
-def format_rfc3339(seconds: float) -> str:
-    """A time since 1970 in UTC, to the millisecond."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def format_rfc3339(seconds: float, *, exactly: bool = False) -> str:
+    """A time since 1970 in UTC, to the millisecond; `exactly`: with microseconds, if it has them."""
+    time = datetime.fromtimestamp(seconds, UTC)
+    digits = "microseconds" if exactly and time.microsecond % 1000 else "milliseconds"
+    return time.isoformat(timespec=digits).replace("+00:00", "Z")

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import carryover
@@ -64,7 +65,6 @@ class Options:
     """
 
     session: Template
-    model: str | None = None
     publish: Template | None = None
     alarms: Template | None = None
     dead_letter: Template | None = None
@@ -122,6 +122,7 @@ class Bridge:
         self.counts = Counts()
         self._places: dict[str, Place] = {}
         self._uncertain: set[str] = set()
+        self._most_lanes: int | None = None  # in a request; None: all
         self._reported = time.monotonic(), 0
 
     def run(self) -> None:
@@ -143,6 +144,7 @@ class Bridge:
     def process(self, messages: Sequence[Message]) -> None:
         """Send these messages, and acknowledge each."""
         self.counts.received += len(messages)
+        self._most_lanes = None
         batch = _Batch()
         self._sort(messages, batch)
         while batch.lanes:
@@ -200,20 +202,39 @@ class Bridge:
 
     def _round(self, batch: _Batch) -> None:
         """Send the first messages of every lane as one request."""
-        chunks = {name: lane.chunk(self.options.chunk) for name, lane in batch.lanes.items()}
+        lanes = islice(batch.lanes.items(), self._most_lanes)
+        chunks = {name: lane.chunk(self.options.chunk) for name, lane in lanes}
         self.source.prepare(
             {
                 name: (batch.lanes[name].place, [item.message for item in chunk])
                 for name, chunk in chunks.items()
             }
         )
-        answers = self._await(lambda: self._advance(batch, chunks))
+        try:
+            answers = self._await(lambda: self._advance(batch, chunks))
+        except carryover.TooLarge as error:
+            self._divide(batch, chunks, error)
+            return
         for name, chunk in chunks.items():
             self._settle(batch, batch.lanes[name], chunk, answers)
             self._places[name] = batch.lanes[name].place
             if batch.lanes[name].certain:
                 self._uncertain.discard(name)
             if not batch.lanes[name].items:
+                del batch.lanes[name]
+
+    def _divide(self, batch: _Batch, chunks: dict[str, list[Item]], error: carryover.TooLarge) -> None:
+        """After a request that is refused for its size, send fewer sessions at once, or single messages."""
+        if len(chunks) > 1:
+            self._most_lanes = len(chunks) // 2
+            return
+        for name, chunk in chunks.items():
+            lane = batch.lanes[name]
+            if len(chunk) > 1:
+                lane.single = len(chunk)
+                continue
+            self._give_up(batch, lane.take(1), str(error))
+            if not lane.items:
                 del batch.lanes[name]
 
     def _advance(self, batch: _Batch, chunks: dict[str, list[Item]]) -> carryover.BulkAnswer:
@@ -226,7 +247,8 @@ class Bridge:
         flat = len(self.model.inputs) == 1
         rows = {name: [item.row[0] if flat else item.row for item in chunk] for name, chunk in chunks.items()}
         try:
-            answers = self.service.advance(rows, options.model, level=options.level, score=options.score)
+            # With its name: a session of another model would be fed by the names of this one's inputs.
+            answers = self.service.advance(rows, self.model.name, level=options.level, score=options.score)
         except carryover.Unreachable:
             self._doubt(batch, chunks)
             raise

@@ -153,7 +153,7 @@ class RedisStreams:
         origin = f"{self.stream} {identifier}"
         # An entry that was trimmed while it was pending has no fields any more, and is rejected as such.
         fields = fields or {}
-        return Message(origin, {**fields, "stream": self.stream, "id": identifier}, fields, identifier)
+        return Message(origin, {"id": identifier, **fields, "stream": self.stream}, fields, identifier)
 
     def locate(self, waiting: Mapping[str, Sequence[Message]]) -> dict[str, Location]:
         """See `Source`."""

@@ -74,7 +74,7 @@ def _look_up(fields: Mapping[str, Any], path: str) -> Any:
     value: Any = fields
     for name in path.split("."):
         if isinstance(value, str):
-            value = _parse(value.encode())
+            value = _parse(_bytes(value))
         if not isinstance(value, Mapping) or name not in value:
             raise BadMessage(f"there is no field {path!r}; the message has {', '.join(sorted(fields))}")
         value = value[name]
@@ -83,12 +83,17 @@ def _look_up(fields: Mapping[str, Any], path: str) -> Any:
 
 def _number(value: Any, where: str) -> float | None:
     if isinstance(value, str):  # the fields of an entry are texts
-        value = _parse(value.encode())
+        value = _parse(_bytes(value))
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value):
         raise BadMessage(f"{where} is {_shorten(value)}, which is not a finite number")
     return value
+
+
+def _bytes(text: str) -> bytes:
+    """As they came: Redis may hold bytes that are no text."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _finite(value: float) -> bool:

@@ -9,7 +9,7 @@ from carryover import wire
 from carryover.effects import Plan, Sleep
 from carryover.errors import CarryoverError, OutOfStep, Problem, Unavailable, refusal
 from carryover.observations import Chunk
-from carryover.plans import ABSENT, send
+from carryover.plans import ABSENT, send, settle
 from carryover.retry import Pauses, RetryPolicy
 from carryover.tables import counted
 from carryover.values import STEP_FIELDS, Answer
@@ -86,8 +86,14 @@ def _locate(
     cursors: Mapping[str, Cursor], chunks: Mapping[str, Chunk], model: str | None, retry: RetryPolicy
 ) -> Plan[dict[str, CarryoverError]]:
     """Ask for all unknown positions with one request, which cannot change a session."""
-    unknown = [name for name in chunks if cursors[name].position is None]
     errors: dict[str, CarryoverError] = {}
+    for name in chunks:
+        if _has_own_model(cursors[name], model):
+            try:
+                yield from settle(cursors[name], retry)
+            except Problem as error:
+                errors[name] = error
+    unknown = [name for name in chunks if cursors[name].position is None and name not in errors]
     if not unknown:
         return errors
     parts = [chunks[name].part(0, 1) for name in unknown]
@@ -102,6 +108,13 @@ def _locate(
         elif isinstance(outcome, Problem):
             errors[name] = outcome
     return errors
+
+
+def _has_own_model(cursor: Cursor, model: str | None) -> bool:
+    """Whether more was named for the session than the request says, and the server has not confirmed it."""
+    if cursor.model_confirmed:
+        return False
+    return cursor.creation_options is not None or cursor.model not in (None, model)
 
 
 def _send(

@@ -202,6 +202,7 @@ def _column(table: Any, name: Any, *, is_time: bool = False) -> Any:
     column = table[name]
     if is_time or not hasattr(column, "to_numpy"):
         return column
+    check_numbers(column, name)
     return column.to_numpy(dtype="float64", na_value=np.nan) if hasattr(column, "iloc") else column.to_numpy()
 
 
@@ -212,6 +213,9 @@ def _rows(columns: list[Any], names: Sequence[str]) -> Any:
     lengths = {name: len(column) for name, column in zip(names, columns, strict=True)}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"the columns differ in length: {lengths}")
+    columns = [unmasked(column) for column in columns]
+    for name, column in zip(names, columns, strict=True):
+        check_numbers(column, name)
     if np is None or all(isinstance(column, list | tuple) for column in columns):
         return [[number for cell in row for number in _flat(cell)] for row in zip(*columns, strict=True)]
     whole = all(
@@ -219,7 +223,29 @@ def _rows(columns: list[Any], names: Sequence[str]) -> Any:
     )
     # Whole numbers stay whole: float64 holds no more than 53 bits of them.
     arrays = [np.asarray(column) if whole else np.asarray(column, "float64") for column in columns]
+    if not len(arrays[0]):
+        return np.empty((0, len(arrays)))
     return np.concatenate([array.reshape(len(array), -1) for array in arrays], axis=1)
+
+
+def check_numbers(column: Any, name: Any = None) -> None:
+    """Refuse times and complex numbers, which NumPy and pandas would convert to floats.
+
+    Raises
+    ------
+    ValueError
+    """
+    kind = getattr(getattr(column, "dtype", None), "kind", None)
+    if kind in ("M", "m", "c"):
+        where = "the observations" if name is None else f"column {name!r}"
+        raise ValueError(f"{where}: {'complex numbers' if kind == 'c' else 'times'} are no observations")
+
+
+def unmasked(array: Any) -> Any:
+    """The same array; what is masked is missing, and NaN."""
+    if np is None or not (isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array)):
+        return array
+    return array.astype("float64").filled(np.nan)
 
 
 def _flat(cell: Any) -> list[Any]:

@@ -9,13 +9,25 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from carryover.named import Naming, RowError, names_of, read_future, read_table, time_list
+from carryover.named import (
+    Naming,
+    RowError,
+    check_numbers,
+    names_of,
+    read_future,
+    read_table,
+    time_list,
+    unmasked,
+)
 
 np: Any
 try:
     import numpy as np
 except ImportError:  # the extra `numpy`
     np = None
+
+FLOAT32_WHOLE = 2**24
+"""Up to here float32 has every whole number."""
 
 
 class Chunk:
@@ -75,12 +87,12 @@ class Chunk:
     def floats(self) -> Any:
         """Return [steps, inputs] as little-endian float32.
 
-        None for lists, for missing values, for whole numbers, which float32 might round, and with timestamps,
+        None for lists, for missing values, for whole numbers that float32 might round, and with timestamps,
         which a binary message has no place for.
         """
         if self.timestamps is not None:
             return None
-        if self._floats is None and self.is_array and not self.skip and self.rows.dtype.kind not in "iu":
+        if self._floats is None and self.is_array and not self.skip and not _may_be_rounded(self.rows):
             with np.errstate(
                 over="ignore"
             ):  # values beyond float32 become infinite, which the server refuses
@@ -227,22 +239,47 @@ def with_labels(numbers: Any, labels: Any, columns: tuple[Any, ...] | None) -> A
     )
 
 
+def following(labels: Any) -> Any:
+    """What follows each of these times: the next of them, and one more step behind the last.
+
+    A step of the calendar, such as a month, or a day across a clock change, has no length of its own.
+    """
+    known = getattr(labels, "freq", None)
+    if known is None and len(labels) > 2 and hasattr(labels, "inferred_freq"):
+        known = labels.inferred_freq
+        labels = labels if known is None else type(labels)(labels, freq=known)
+    if known is not None:
+        return labels.shift(1)
+    return labels[1:].append(labels[-1:] + (labels[-1] - labels[-2]))
+
+
+def all_true(sample: Any, length: int) -> Any:
+    """True for each number of `length` steps, in the form of the sample: [steps] or [steps, inputs]."""
+    if isinstance(sample, list):
+        return [[True] * len(sample[0]) if isinstance(sample[0], list) else True for _ in range(length)]
+    return np.ones((length, *sample.shape[1:]), np.bool_)
+
+
 def concatenate(parts: list[Any]) -> Any:
     """Join the numbers of many answers, in order."""
     if isinstance(parts[0], dict):
         return {name: concatenate([part[name] for part in parts]) for name in parts[0]}
     if isinstance(parts[0], list):
         return [number for part in parts for number in part]
-    return np.concatenate(parts)
+    filled = [part for part in parts if len(part)]  # an empty list does not say how wide its rows would be
+    return np.concatenate(filled or parts[:1])
 
 
 def _without_names(observations: Any) -> Chunk:
+    check_numbers(observations)
     if is_pandas(observations):
         numbers = observations.to_numpy(dtype="float64", na_value=np.nan)
         name = getattr(observations, "name", None)
         return Chunk(numbers, numbers.ndim < 2, observations.index, (name,) if numbers.ndim < 2 else None)
     if hasattr(observations, "__array__"):
-        return _from_array(np.asarray(observations))
+        array = np.asarray(unmasked(observations))
+        check_numbers(array)
+        return _from_array(array)
     if isinstance(observations, int | float) or observations is None:
         return Chunk([observations], True)
     rows = [_to_python(row) for row in observations]
@@ -266,6 +303,13 @@ def _from_array(array: Any) -> Chunk:
     if array.ndim > 2:
         raise ValueError(f"observations must have one or two dimensions, not {array.ndim}")
     return Chunk(array.reshape(1) if array.ndim == 0 else array, array.ndim < 2)
+
+
+def _may_be_rounded(rows: Any) -> bool:
+    """Whether rows hold whole numbers that float32 might round; pandas often has them as float64."""
+    if rows.dtype.kind in "iu":
+        return True
+    return rows.dtype.itemsize > 4 and bool((np.abs(rows) > FLOAT32_WHOLE).any())
 
 
 def _to_python(row: Any) -> Any:

@@ -16,6 +16,7 @@ from carryover.errors import (
     UnknownModel,
     UnknownSession,
     Unreachable,
+    WorkerUnavailable,
 )
 from carryover.named import Naming, names_of
 from carryover.observations import Chunk, chunk_of, future_chunk
@@ -49,6 +50,8 @@ def send(request: Request, retry: RetryPolicy, attempts: Attempts | None = None)
             failure = wire.failure(request, reply)
             if not isinstance(failure, Unavailable):
                 raise failure
+            if attempts is not None and (not failure.type or isinstance(failure, WorkerUnavailable)):
+                attempts.unanswered = True  # a proxy in front, or a worker, that does not know what was done
         pauses = pauses or Pauses(retry)
         yield Sleep(pauses.after(failure))
 
@@ -72,6 +75,24 @@ def locate(cursor: Cursor, retry: RetryPolicy) -> Plan[None]:
     cursor.update(session)
 
 
+def settle(cursor: Cursor, retry: RetryPolicy) -> Plan[None]:
+    """Create the session as it was named to this client, or check that it runs the model that was named.
+
+    A request for many sessions cannot say it of a single one.
+
+    Raises
+    ------
+    SessionExists : it runs another model
+    """
+    if cursor.position is not None:
+        _check_model(cursor, wire.reply_object((yield from send(wire.inspect(cursor), retry))))
+        cursor.model_confirmed = True
+        return
+    yield from locate(cursor, retry)
+    if cursor.epoch is None:
+        yield from create(cursor, retry)
+
+
 def advance(cursor: Cursor, chunk: Chunk, options: ChunkOptions, retry: RetryPolicy) -> Plan[Answer]:
     """Send one chunk, which is applied exactly once."""
     yield from locate(cursor, retry)
@@ -90,6 +111,10 @@ def create(cursor: Cursor, retry: RetryPolicy) -> Plan[SessionInfo]:
         if not attempts.unanswered:
             raise
         reply = yield from send(wire.inspect(cursor), retry)
+        session = wire.reply_object(reply)
+        _check_model(cursor, session)
+        if session["position"]:  # it was there before: what this client has created is at 0
+            raise
     return _update(cursor, reply)
 
 

@@ -25,7 +25,7 @@ def frame(columns: Mapping[str, Sequence[Any]], index: Sequence[Any], name: str,
     ----------
     columns : of equal length, by name
     index, name : of the rows, the time or the position that each is for; polars, which has no index, gets it
-        as the first column
+        as the first column, and a column of that name gets a number
     library : pandas or polars
 
     Raises
@@ -40,7 +40,8 @@ def frame(columns: Mapping[str, Sequence[Any]], index: Sequence[Any], name: str,
     if library == "polars":
         import polars as pl
 
-        return pl.DataFrame({name: list(index), **{key: list(column) for key, column in columns.items()}})
+        others = {f"{key}_2" if key == name else key: list(column) for key, column in columns.items()}
+        return pl.DataFrame({name: list(index), **others})
     import pandas as pd
 
     times = name == TIME and not isinstance(index, pd.Index)

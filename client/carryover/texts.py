@@ -84,6 +84,8 @@ def _follow(text: _Text, pauses: Pauses) -> Plan[None]:
     blocks = Blocks()
     while True:
         for block in blocks.feed((yield MORE)):
+            if block.data is None:  # a comment, with which a proxy keeps the connection open
+                continue
             data = block.document()
             if block.kind == "error":
                 raise refusal(data)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
-from carryover.observations import concatenate, with_labels
+from carryover.observations import all_true, concatenate, following, with_labels
 from carryover.tables import (
     POSITION,
     TIME,
@@ -208,7 +208,7 @@ class Answer:
             and getattr(self.labels, "dtype", None) is not None
             and self.labels.dtype.kind == "M"
         ):
-            return self.labels[1:].append(self.labels[-1:] + (self.labels[-1] - self.labels[-2])), TIME
+            return following(self.labels), TIME
         return range(self.position - self.length + 2, self.position + 2), POSITION
 
     def _stepwise(self, name: str) -> Any:
@@ -442,7 +442,7 @@ class History:
         if self.pieces is not None:
             return {**observed, "pieces": list(self.pieces)}
         if self.scores is not None:
-            observed["score"] = list(self.scores)
+            observed["score_2" if "score" in observed else "score"] = list(self.scores)
         numbers = self.outputs if self.predictions is None else self.predictions
         predicted = with_intervals(numbers, self.lower, self.upper, self.targets, "output", "_predicted")
         missing = float("nan")
@@ -566,6 +566,15 @@ def concatenate_answers(answers: list[Answer]) -> Answer:
     for name in STEP_FIELDS:
         if all(name in answer.raw for answer in answers):
             raw[name] = concatenate([answer.raw[name] for answer in answers])
+    observed = [answer.raw.get("observed") for answer in answers]
+    sample = next((part for part in observed if part is not None), None)
+    if sample is not None:  # a chunk without a missing value says nothing of it
+        raw["observed"] = concatenate(
+            [
+                all_true(sample, len(answer)) if part is None else part
+                for part, answer in zip(observed, answers, strict=True)
+            ]
+        )
     if last.quantiles:
         names = last.raw["quantiles"]
         raw["quantiles"] = {

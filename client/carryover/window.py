@@ -96,7 +96,7 @@ class Window:
         return answer
 
     def _measure(self, answer: Answer) -> None:
-        if self._bytes_per_observation:
+        if self._bytes_per_observation or not len(answer):  # fewer samples than a frame have no prediction
             return
         forecast = sum(_count(numbers) for name, numbers in answer.raw.items() if name.startswith("forecast"))
         total = sum(_count(numbers) for numbers in answer.raw.values())

@@ -60,8 +60,11 @@ class Cursor:
         self.model_confirmed = True
 
     def invalidate(self) -> None:
-        """Make the client ask the server for the position before the next chunk."""
-        self.position, self.epoch = None, None
+        """Make the client ask the server for the position before the next chunk.
+
+        The session may be gone by then: the chunk names the model that it had.
+        """
+        self.position, self.epoch, self.model_confirmed = None, None, False
 
     @property
     def path(self) -> str:

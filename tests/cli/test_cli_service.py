@@ -22,9 +22,11 @@ import pytest
 from app.cli import run
 from app.cli.demo import StreamComparison, _draw
 from app.cli.row_reader import open_rows, select_columns
+from models.artifact.files import save
 from models.data.dataset import open_series
 from models.data.tables.options import NO_OPTIONS, TableOptions
 from models.errors import BadData
+from tests.helpers import graphs
 from tests.helpers.commands import ran
 from tests.helpers.locked import Keys
 from tests.helpers.zoo import TOLERANCE, one_pass, series
@@ -202,6 +204,24 @@ async def test_a_forecast_is_printed(started, values, capsys):
     assert [row["step"] for row in rows] == ["1", "2", "3"]
     assert [float(row["value"]) for row in rows] == document["value"]
     assert document["position"] == STEPS
+
+
+async def test_a_model_of_several_outputs_is_streamed_and_forecast(start_hot, tmp_path, capsys):
+    save(graphs.characters(), tmp_path / "models" / "characters")
+    path = tmp_path / "tokens.csv"
+    path.write_text("token\n3\n1\n4\n")
+    want = graphs.reference("characters", np.array([[3], [1], [4]]))
+    async with start_hot(models=(tmp_path / "models",), default_model="characters") as service:
+        capsys.readouterr()
+        assert await ran(service, "stream", path, "a") == 0
+        rows = read_csv(capsys)
+        assert await ran(service, "forecast", "a", "-n", 2, "--json") == 0
+        document = json.loads(capsys.readouterr().out)
+    assert [int(row["best"]) for row in rows] == want[:, 30].tolist()
+    logits = [[float(row[f"logits[{i}]"]) for i in range(30)] for row in rows]
+    np.testing.assert_allclose(logits, want[:, :30], atol=TOLERANCE)
+    assert document["best"][0] == want[2, 30]
+    assert document["logits[29]"][0] == pytest.approx(want[2, 29], abs=TOLERANCE)
 
 
 async def test_a_session_is_shown_forked_reset_and_deleted(started, values, capsys, clock):

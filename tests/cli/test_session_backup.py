@@ -139,6 +139,18 @@ async def test_an_import_interrupted_at_each_session_sends_the_others_and_the_ne
         assert await positions(service) == before
 
 
+async def test_what_the_server_has_lost_since_an_interrupted_import_is_sent_again(start_hot, tmp_path: Path):
+    async with start_hot() as service:
+        await filled(service)
+        before = await positions(service)
+        await exported(service, tmp_path)
+        await moved(service, lambda server: taken(session_backup.import_sessions(server, tmp_path), 4))
+        for name in before:
+            await service.http.delete(f"/sessions/{name}")
+        await moved(service, lambda server: list(session_backup.import_sessions(server, tmp_path)))
+        assert await positions(service) == before
+
+
 async def test_an_interrupted_import_of_an_older_export_starts_again(start_hot, tmp_path: Path):
     async with start_hot() as service:
         await filled(service)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,10 @@ import pytest
 
 from app.cli import resume
 from app.cli.prediction_writer import Layout
+from models.artifact.files import save
+from models.data.scaling import Column
 from models.errors import BadData
+from tests.helpers import zoo
 from tests.helpers.commands import ran
 from tests.helpers.zoo import series
 
@@ -111,6 +116,51 @@ async def test_rows_up_to_the_last_time_are_skipped_and_counted(started, tmp_pat
     assert [row["when"] for row in csv.DictReader(io.StringIO(out.read_text()))] == HOURS[:12]
 
 
+@pytest.mark.parametrize("kept", [True, False], ids=["by-out", "by-the-session"])
+async def test_a_time_in_microseconds_is_applied_once(started, tmp_path, capsys, kept):
+    columns = {"when": [f"{hour}.123456" for hour in HOURS[:6]], "a": [0.1] * 6, "plan": [1] * 6}
+    path = write_csv(tmp_path / "whole.csv", columns)
+    cut = write_csv(tmp_path / "cut.csv", {name: cells[:4] for name, cells in columns.items()})
+    options = ["a", "--time-column", "when", *(["--out", tmp_path / "out.csv"] if kept else [])]
+    async with started() as service:
+        assert await ran(service, "stream", cut, *options, "--model", "planned") == 0
+        assert await ran(service, "stream", path, *options, "--resume") == 0
+        assert "skipping 4 rows at or before 2026-01-01T03:00:00.123456Z" in capsys.readouterr().err
+        assert (await service.session("a"))["position"] == 6
+
+
+async def test_a_local_time_in_microseconds_is_applied_once(started, tmp_path):
+    columns = {"when": [f"{hour}.123456" for hour in HOURS[:6]], "value": [0.1] * 6}
+    path = write_csv(tmp_path / "whole.csv", columns)
+    cut = write_csv(tmp_path / "cut.csv", {name: cells[:4] for name, cells in columns.items()})
+    options = ["a", "--time-column", "when", "--timezone", "Europe/Berlin", "--out", tmp_path / "out.csv"]
+    async with started() as service:
+        assert await ran(service, "stream", cut, *options) == 0
+        assert await ran(service, "stream", path, *options, "--resume") == 0
+        assert (await service.session("a"))["position"] == 6
+
+
+@pytest.mark.parametrize("format_", ["csv", "jsonl"])
+async def test_a_target_called_position_hides_no_position(start_hot, tmp_path, capsys, format_):
+    valve = replace(zoo.artifacts()["sine"], inputs=(Column("position"),), targets=("position",))
+    save(valve, tmp_path / "models" / "valve")
+    path = write_csv(tmp_path / "whole.csv", {"position": [0.1 * i for i in range(6)]})
+    cut = write_csv(tmp_path / "cut.csv", {"position": [0.1 * i for i in range(4)]})
+    options = ["a", "--format", format_, "--out", tmp_path / "out"]
+    async with start_hot(models=(tmp_path / "models",), default_model="sine") as service:
+        assert await ran(service, "stream", cut, *options) == 0
+        assert await ran(service, "stream", path, *options, "--resume") == 0
+        assert (await service.session("a"))["position"] == 6
+        assert await ran(service, "forecast", "a", "-n", 1, "--json") == 0
+        document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    lines = (tmp_path / "out").read_text().splitlines()
+    rows = list(csv.DictReader(lines)) if format_ == "csv" else [json.loads(line) for line in lines]
+    assert [int(row["position"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert list(rows[0]) == ["position", "position_2"]
+    assert document["position"] == 6
+    assert len(document["position_2"]) == 1
+
+
 async def test_a_stream_that_cannot_go_on_says_why_and_writes_nothing(started, tmp_path, capsys):
     path = write_csv(tmp_path / "a.csv", {"value": [1, 2, 3]})
     other = write_csv(tmp_path / "b.csv", {"value": [4, 5, 6]})
@@ -125,6 +175,21 @@ async def test_a_stream_that_cannot_go_on_says_why_and_writes_nothing(started, t
         said = capsys.readouterr()
         assert said.out == "position,value\n"
         assert "going on after row 3 of the source" in said.err
+
+
+def test_a_pipe_is_written_and_not_read(tmp_path, monkeypatch):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: pytest.fail("waits for what it should write"))
+    output = resume.Output(Layout(["value"]), pipe, "a")
+    ours = os.open(pipe, os.O_RDWR)  # a reader and a writer: nobody waits for the other end
+    try:
+        with output.open(output.new_rows(0), resume=False):
+            assert not list(tmp_path.glob("pipe.*"))
+            output.finish()
+        assert os.read(ours, 100) == b"position,value\n"
+    finally:
+        os.close(ours)
 
 
 async def test_irregular_steps_are_told_once_the_rows_are_sent(started, tmp_path, capsys):

@@ -153,6 +153,27 @@ async def test_answers_say_what_they_cover_and_ordinary_streams_work_too(start, 
             assert answer.events == [event for event in heard[0].events if event["sample"] < 3900]
 
 
+@pytest.mark.parametrize("socket", [True, False])
+async def test_chunks_shorter_than_a_frame_are_streamed(start, speech, socket):
+    samples = (speech[:320] / np.float32(32768)).astype(np.float32)[:, None]
+    async with start() as service:
+        url = f"http://127.0.0.1:{service.port}"
+
+        def predictions(name: str, chunk: int) -> Any:
+            with Carryover(url) as client:
+                try:
+                    return client.session(name).stream(samples, chunk, socket=socket).collect().predictions
+                except (ArithmeticError, ValueError) as error:
+                    return error
+
+        short, whole = [await asyncio.to_thread(predictions, *case) for case in (("a", 10), ("b", 320))]
+        async with AsyncCarryover(url) as client:
+            awaited = await client.session("c").stream(samples, 10, socket=socket).collect()
+    assert np.shape(whole) == (10, 1)
+    assert np.shape(short) == np.shape(awaited.predictions) == (10, 1)
+    np.testing.assert_allclose(short, whole, atol=1e-6)
+
+
 async def test_the_command_prints_segments_of_a_file_and_of_standard_input(
     start, file, speech, segments, capsys, monkeypatch
 ):

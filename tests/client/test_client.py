@@ -476,7 +476,44 @@ async def test_sessions_are_listed_beyond_a_page(connected, monkeypatch):
         assert {model.name for model in await call(lambda c: c.models())} >= {"sine", "pair", "partial"}
 
 
+@pytest.mark.parametrize("over", ["advance", "requests", "socket", "bulk"])
+async def test_a_session_that_was_deleted_begins_anew_with_its_model(connected, over):
+    async with connected() as (_, call):
+        await call(lambda c: c.session("a", "tokens").advance([1]))
+        await call(lambda c: c.session("a").delete())
+        if over == "bulk":
+            await call(lambda c: c.advance({"a": [2]}))
+        elif over == "advance":
+            await call(lambda c: c.session("a").advance([2]))
+        else:
+            await call(lambda c: c.session("a").stream([2], socket=over == "socket").collect())
+        info = await call(lambda c: c.session("a").info())
+        assert (info.model, info.position) == ("tokens", 1)
+
+
 # Many sessions in one request.
+
+
+async def test_bulk_creates_a_session_as_it_was_named_and_feeds_no_other_model(connected):
+    async with connected() as (service, call):
+        for name in ("there", "known"):
+            await service.advance(name, [0.5])
+        await call(lambda c: c.session("known").info())
+
+        def advanced(client: Any) -> Any:
+            client.session("new", "tokens", ttl_seconds=60)
+            client.session("there", "tokens")
+            client.session("known", "tokens").rewind(1)
+            return client.advance({"new": [1], "plain": [0.5], "there": [1], "known": [1]})
+
+        answers = await call(advanced)
+        info = await call(lambda c: c.session("new").info())
+        assert (info.model, info.ttl_seconds, info.position) == ("tokens", 60, 1)
+        assert answers["plain"].position == 1
+        assert {name: str(error) for name, error in answers.errors.items()} == {
+            name: f"session {name!r} runs model 'sine', not 'tokens'" for name in ("there", "known")
+        }
+        assert (await service.session("there"))["position"] == 1
 
 
 async def test_bulk_advances_every_session_from_its_position(connected, artifacts):
@@ -556,6 +593,12 @@ async def test_a_missing_value_is_marked_and_a_skip_advances_over_many(connected
             lambda c: c.session("a", "adaptive").advance(np.array([[1, 2], [np.nan, 3], [4, 5]]), level=0.9)
         )
         assert answer.observed.tolist() == [[True, True], [False, True], [True, True]]
+        hole = np.array([[1, 2]] * 4 + [[np.nan, 3], [4, 5]])
+        for rows, name in ((hole, "b"), ([[None if x != x else x for x in row] for row in hole], "c")):
+            whole = await call(lambda c, r=rows, n=name: c.session(n, "adaptive").stream(r, 2).collect())
+            assert np.array_equal(whole.observed, ~np.isnan(hole))
+        flat = await call(lambda c: c.session("d").stream([0.1, 0.2, None], 1).collect())
+        assert flat.observed == [True, True, False]
         skipped = await call(lambda c: c.session("a").skip(7))
         assert (skipped.position, len(skipped)) == (10, 7)
 
@@ -578,6 +621,31 @@ async def test_without_websockets_a_stream_uses_requests(connected, monkeypatch)
         assert answer.position == 2
         with pytest.raises(carryover.SocketUnavailable, match="pip install websockets"):
             await call(lambda c: c.session("a").stream([0.1], socket=True).collect())
+
+
+@pytest.mark.parametrize(("bypass", "opened"), [("", False), ("127.0.0.1", True)])
+async def test_behind_a_proxy_a_stream_uses_requests(connected, monkeypatch, bypass, opened):
+    found: list[str] = []
+
+    def count(target: type[Any]) -> None:
+        opening = target.open
+
+        def open_(self: Any) -> Any:
+            found.append(self.url)
+            return opening(self)
+
+        monkeypatch.setattr(target, "open", open_)
+
+    count(connection.Connection)
+    count(connection.AsyncConnection)
+    async with connected() as (_, call):
+        # The client is there already: its requests go past the proxy.
+        for name in ("http_proxy", "HTTP_PROXY"):
+            monkeypatch.setenv(name, "http://proxy.invalid:3128")
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.setenv(name, bypass)
+        answer = await call(lambda c: c.session("a").stream([0.1, 0.2], 1).collect())
+        assert (answer.position, bool(found)) == (2, opened)
 
 
 async def test_a_refusal_is_raised_with_the_row_that_caused_it(connected, socket):
@@ -651,6 +719,9 @@ async def test_whole_numbers_and_named_outputs_come_back_as_they_are(connected, 
         answer = await call(lambda c: c.session("a").stream(numbers, 2, socket=socket).collect())
         assert answer.predictions.dtype == np.int64
         assert answer.predictions.ravel().tolist() == (-3 + np.cumsum(numbers)).tolist()
+        for name, rows in (("c", numbers.astype(np.float64)), ("d", pd.Series(numbers))):
+            floats = await call(lambda c, n=name, r=rows: c.session(n).stream(r, 2, socket=socket).collect())
+            assert np.ravel(floats.predictions).tolist() == (-3 + np.cumsum(numbers)).tolist()
         named = await call(lambda c: c.session("b", "characters").stream(tokens, 2, socket=socket).collect())
     assert named.predictions is None
     assert len(named) == 5

@@ -77,6 +77,39 @@ def test_missing_values_stay_missing_in_every_table():
         assert chunk_of(table, PAIR).text() == "[[1.0, 2.0, 3.0], [4.0, 5.0, null]]"
 
 
+DAY = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+TIMES = {
+    "array": np.array(["2026-01-01"], "datetime64[D]"),
+    "durations": np.array([1], "timedelta64[s]"),
+    "complex": np.array([1 + 2j]),
+    "series": pd.Series([DAY]),
+    "without a zone": pd.Series(pd.to_datetime(["2026-01-01"])),
+    "polars series": pl.Series([DAY.date()]),
+    "pandas": pd.DataFrame({"value": [DAY]}),
+    "polars": pl.DataFrame({"value": [DAY]}),
+    "arrow": pa.table({"value": [DAY]}),
+}
+
+
+@pytest.mark.parametrize("kind", TIMES)
+def test_times_and_complex_numbers_are_no_observations(kind):
+    with pytest.raises(ValueError, match="are no observations"):
+        chunk_of(TIMES[kind], Naming("sine", ("value",)))
+
+
+def test_what_is_masked_is_missing():
+    for values in ([[1, 2, 3], [4, 5, 9999]], [[1.0, 2.0, 3.0], [4.0, 5.0, 9999.0]]):
+        rows = np.ma.masked_equal(values, 9999)
+        columns = dict(zip("abc", rows.T, strict=True))
+        for observations in (rows, list(rows), columns):
+            assert chunk_of(observations, PAIR).text().count("null]]") == 1
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars", "arrow", "structured"])
+def test_a_table_without_rows_has_none(kind):
+    assert len(chunk_of(SOURCES[kind][:0], PAIR)) == 0
+
+
 def test_columns_that_the_model_does_not_take_are_left_out():
     assert rows_of(chunk_of(SHUFFLED | {"note": ["x", "y"]}, PAIR)) == ROWS
 

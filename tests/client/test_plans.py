@@ -13,8 +13,8 @@ from typing import Any
 import carryover
 import numpy as np
 import pytest
-from carryover import RetryPolicy, bulk, errors, frames, plans, session_socket, streaming, wire
-from carryover.effects import Emit, Open, Pull, Read, Reply, Request, Sleep, Write
+from carryover import RetryPolicy, bulk, errors, frames, plans, session_socket, streaming, texts, wire
+from carryover.effects import Begin, Emit, More, Open, Pull, Read, Reply, Request, Sleep, Write
 from carryover.observations import Chunk, chunk_of, chunks_of
 from carryover.retry import Pauses
 from carryover.values import Answer
@@ -145,6 +145,47 @@ def test_a_fork_to_an_existing_session_is_an_error_even_after_a_retry():
         run(plans.fork(Cursor("a"), Cursor("b"), Clock().retry(10)), perform)
 
 
+NOT_KNOWN = [
+    carryover.Unreachable("cut off"),
+    Reply(502, b"<html>bad gateway</html>"),
+    Reply(503, b"<html>try later</html>"),
+]
+
+
+@pytest.mark.parametrize("lost", NOT_KNOWN, ids=["no answer", "502", "503"])
+def test_what_a_lost_attempt_has_done_already_is_no_error(lost):
+    done = {"session": "a", "model": "sine", "position": 0, "epoch": "1"}
+    exists, gone = refusal_reply(app_error("SessionExists")), refusal_reply(app_error("SessionGone"))
+    found = Reply(200, json.dumps(done).encode())
+    calls = {
+        "create": (plans.create(Cursor("a"), Clock().retry(10)), [lost, exists, found]),
+        "fork": (plans.fork(Cursor("a", position=1), None, Clock().retry(10)), [lost, exists, found]),
+        "delete": (plans.delete(Cursor("a"), Clock().retry(10)), [lost, gone]),
+    }
+    results = {}
+    for name, (plan, replies) in calls.items():
+        try:
+            run(plan, scripted(*replies)[0])
+            results[name] = "done"
+        except carryover.CarryoverError as error:
+            results[name] = type(error).__name__
+    assert results == dict.fromkeys(calls, "done")
+
+
+@pytest.mark.parametrize("more", [{"position": 500}, {"model": "other"}], ids=["in use", "another model"])
+def test_a_session_that_was_there_before_a_lost_attempt_is_not_taken_over(more):
+    there = {"session": "a", "model": "sine", "position": 0, "epoch": "1"} | more
+    perform, _, _ = scripted(
+        carryover.Unreachable("cut off"),
+        refusal_reply(app_error("SessionExists")),
+        Reply(200, json.dumps(there).encode()),
+    )
+    cursor = Cursor("a", "sine")
+    with pytest.raises(carryover.SessionExists):
+        run(plans.create(cursor, Clock().retry(10)), perform)
+    assert cursor.position is None
+
+
 def test_in_bulk_only_the_sessions_that_were_refused_for_the_moment_are_sent_again():
     cursors = {name: Cursor(name, position=3) for name in "ab"}
     chunks = {name: chunk_of([0.5]) for name in "ab"}
@@ -158,6 +199,24 @@ def test_in_bulk_only_the_sessions_that_were_refused_for_the_moment_are_sent_aga
     answers = run(bulk.advance(cursors, chunks, None, ChunkOptions(), Clock().retry(10)), perform)
     assert json.loads(requests[1].body)["sessions"] == ["b"]
     assert [answers[name].predictions for name in "ab"] == [[0.1], [0.2]]
+
+
+def test_a_comment_between_the_events_of_a_text_is_no_token():
+    pieces = [b": wait\n\n", b'id: e.1\ndata: {"position":1,"token":2,"text":"x"}\n\n: wait\n\n']
+    done = b'event: done\nid: e.1\ndata: {"position":1,"finish":"length"}\n\n'
+    replies = [Reply(200, b"", kind="text/event-stream"), *pieces, done]
+    emitted: list[Any] = []
+
+    def perform(effect: Any) -> Any:
+        if isinstance(effect, Emit):
+            emitted.append(effect.value)
+        return replies.pop(0) if isinstance(effect, Begin | More) else None
+
+    try:
+        run(texts.generate(Cursor("a", position=0), {"steps": 1, "keep": True}, Clock().retry(0)), perform)
+    except carryover.NotCarryover as error:
+        emitted.append(error)
+    assert emitted == [texts.Token(1, 2, "x"), texts.End(1, "length")]
 
 
 # Errors.

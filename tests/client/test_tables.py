@@ -38,6 +38,33 @@ async def test_the_frame_of_an_answer_is_indexed_at_what_is_predicted(connected)
         assert "<td>" in second._repr_html_()
 
 
+@pytest.mark.parametrize(
+    ("first", "step", "zone"),
+    [
+        ("2026-01-01", "MS", None),
+        ("2026-01-31", "ME", None),
+        ("2026-01-02", "B", None),
+        ("2026-10-22", "D", "Europe/Berlin"),
+        ("2026-10-25", "h", "Europe/Berlin"),
+    ],
+)
+def test_what_is_predicted_last_is_a_step_of_the_calendar_later(first, step, zone):
+    times = pd.date_range(first, periods=5, freq=step, tz=zone)
+    for labels in (times[:4], times[:2].append(times[2:4])):
+        raw = {"predictions": np.zeros(4, np.float32)}
+        frame = Answer("a", "sine", 4, "1", False, raw, labels).to_frame()
+        assert frame.index.tolist() == times[1:].tolist()
+
+
+def test_no_column_hides_another_of_its_name():
+    raw = {"predictions": np.array([[0.5, 7.0]], np.float32)}
+    answer = Answer("a", "valve", 4, "1", False, raw, None, ("position", "flow"))
+    assert answer.to_frame("polars").to_dicts() == [{"position": 5, "position_2": 0.5, "flow": 7.0}]
+    rows = np.ones((1, 1), np.float32)
+    history = History("a", "m", 1, 0, ("score",), ("score",), 3 * rows, rows, scores=np.array([0.25]))
+    assert history.to_frame().iloc[0][["score", "score_2"]].tolist() == [3.0, 0.25]
+
+
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 def test_without_its_library_a_table_says_what_to_install(monkeypatch, library):
     monkeypatch.setitem(sys.modules, library, None)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import redis
-from carryover import Carryover, Unreachable
+from carryover import Carryover, TooLarge, Unreachable
 from redis.crc import key_slot
 
 from app.connectors.source import ConnectorError
@@ -156,6 +156,54 @@ def test_bad_entries_are_dead_letters_and_their_neighbours_are_applied(broker, s
         assert any(part in reason for reason in reasons), part
     assert [position for position, _ in broker.published("bad:out")["bad"]] == [1, 2, 3]  # null: not observed
     assert caplog.text.count("rejected") == 6
+
+
+def test_bytes_that_are_no_text_are_a_dead_letter_and_the_bridge_goes_on(broker, service):
+    for value in ("0.1", b"\xff\xfe", b'{"deep": "\xff"}', "0.2"):
+        broker.redis.xadd("bytes", {"key": "bytes", "value": value})
+    run(broker, service, "bytes", dead_letter="bytes:dead", in_flight=100)
+    reasons = [fields["reason"] for _, fields in broker.redis.xrange("bytes:dead")]
+    assert ["neither a number nor JSON" in reason for reason in reasons] == [True, True]
+    assert [position for position, _ in broker.published("bytes:out")["bytes"]] == [1, 2]
+
+
+def test_a_batch_over_the_limit_of_a_body_is_sent_in_parts(broker, service, artifacts, monkeypatch):
+    advance, refused = service.advance, 0
+
+    def limited(rows, *arguments, **options):
+        nonlocal refused
+        if sum(map(len, rows.values())) > 1 or [7.5] in rows.values():
+            refused += 1
+            raise TooLarge("a body has at most 30 bytes", 413, "urn:carryover:too-large")
+        return advance(rows, *arguments, **options)
+
+    monkeypatch.setattr(service, "advance", limited)
+    broker.redis.xadd("large", {"key": "too-large", "value": "7.5"})
+    broker.fill("large", "large-", LENGTH)
+    try:
+        run(broker, service, "large", in_flight=100, dead_letter="large:dead")
+    except TooLarge:
+        refused = -1
+    assert refused > 0
+    reasons = [fields["reason"] for _, fields in broker.redis.xrange("large:dead")]
+    assert reasons == ["a body has at most 30 bytes"]
+    assert_applied_once(artifacts, broker.published("large:out"), LENGTH)
+
+
+def test_a_field_called_id_names_sessions(broker, service):
+    for value in ("0.1", "0.2"):
+        broker.redis.xadd("devices", {"id": "boiler-7", "value": value})
+    run(broker, service, "devices", session="{id}")
+    assert {name: len(found) for name, found in broker.published("devices:out").items()} == {"boiler-7": 2}
+
+
+def test_a_session_of_another_model_is_not_fed_by_the_names_of_the_default_model(broker, service):
+    service.session("other", model="tokens").advance([1])
+    broker.redis.xadd("other", {"key": "other", "value": "2"})
+    run(broker, service, "other", model=None, dead_letter="other:dead")
+    reasons = [fields["reason"] for _, fields in broker.redis.xrange("other:dead")]
+    assert ["runs model 'tokens', not 'sine'" in reason for reason in reasons] == [True]
+    assert service.session("other").refresh().position == 1
 
 
 def test_several_inputs_are_read_by_their_names(broker, service):

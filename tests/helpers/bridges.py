@@ -78,8 +78,8 @@ def bridge_of(source: Source, service: Carryover, fuse: Fuse | None = None, **op
     templates = {"session", "publish", "alarms", "dead_letter"}
     given = {name: Template(value) if name in templates else value for name, value in options.items()}
     fields = given.pop("fields", [])
-    values: dict[str, Any] = {"model": "sine", "in_flight": BATCH, "chunk": CHUNK} | given
-    model = check_model(service.models(), values["model"])
+    model = check_model(service.models(), given.pop("model", "sine"))
+    values: dict[str, Any] = {"in_flight": BATCH, "chunk": CHUNK} | given
     return Bridge(
         Fragile(source, ("connect", "receive", "locate", "prepare", "commit"), fuse),  # type: ignore[arg-type]
         Fragile(service, ("advance",), fuse),  # type: ignore[arg-type]

@@ -28,7 +28,7 @@ from models.arrays import AnyArray
 from models.data.tables.csv_text import MAX_COLUMNS, read_csv
 from models.data.tables.json_lines import read_json_lines
 from models.data.tables.options import TableOptions
-from models.data.tables.pieces import Piece, Table
+from models.data.tables.pieces import Piece, Table, find_twice
 from models.data.tables.text import COMPRESSIONS, read_blocks, read_text
 from models.errors import BadData
 
@@ -187,19 +187,21 @@ def _as_arrow(array: AnyArray, path: Path, name: str) -> Any:
 
 def _spread(arrays: dict[str, AnyArray], path: Path, names: list[str] | None) -> dict[str, AnyArray]:
     """One-dimensional columns: each matrix [rows, columns] becomes its columns."""
-    table: dict[str, AnyArray] = {}
+    columns: list[tuple[str, AnyArray]] = []
     for key, array in arrays.items():
         if array.ndim == 1:
-            table[key] = array
+            columns.append((key, array))
         elif array.ndim == 2:
             column_names = names or [f"{key}{i}" for i in range(array.shape[1])]
             if len(column_names) != array.shape[1]:
                 raise BadData(
                     f"{path}: {len(column_names)} names in columns, {array.shape[1]} columns in {key}"
                 )
-            table |= dict(zip(column_names, array.T, strict=True))
+            columns += zip(column_names, array.T, strict=True)
         else:
             raise BadData(
                 f"{path}: array {key} has {array.ndim} dimensions, expected [rows] or [rows, columns]"
             )
-    return table
+    if (twice := find_twice([name for name, _ in columns])) is not None:
+        raise BadData(f"{path} has two columns {twice!r}")
+    return dict(columns)

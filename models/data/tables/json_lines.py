@@ -11,10 +11,24 @@ from typing import Any
 import pyarrow as pa
 
 from models.data.tables.options import BadCell
-from models.data.tables.pieces import Piece, Table
+from models.data.tables.pieces import Piece, Table, find_twice
 from models.errors import BadData
 
 MAX_LINE = 2**22  # characters
+
+
+class _NameTwice(Exception):
+    """An object has a name twice; which of the values is meant?"""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        raise _NameTwice(find_twice([name for name, _ in pairs]))
+    return document
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 
 
 def read_json_lines(texts: Iterable[str], source: str) -> Table:
@@ -63,7 +77,9 @@ def _pieces(groups: Iterable[list[str]], names: tuple[str, ...], source: str) ->
 
 def _parse(line: str, row: int, source: str) -> dict[str, Any]:
     try:
-        document = json.loads(line)
+        document = DECODER.decode(line)
+    except _NameTwice as error:
+        raise BadCell(f"{source}, row {row} has {str(error)!r} twice", row, str(error)) from None
     except (ValueError, RecursionError) as error:
         raise BadCell(f"{source}, row {row} is not JSON: {error}", row) from error
     if not isinstance(document, dict):

@@ -38,6 +38,8 @@ EPOCHS = {
     "nanoseconds": (6e17, 4.2e18),
 }
 """Numbers that look like times: from 1989 to 2103."""
+COMPACT = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+"""Dates without separators by the number of their digits. As times since 1970 they are far from any data."""
 TIME_NAME = re.compile(
     r"(.*[_ .-])?(time|timestamp|datetime|date|ts|epoch|unix|unixtime)([_ .(\[-].*)?", re.I
 )
@@ -164,6 +166,7 @@ class TimeReader:
             if not isinstance(number, int | float) or not abs(number) < UNITS["nanoseconds"][0]:
                 raise self._no_time(column[row].as_py(), first_row + row)
         if self.unit is None and numbers:
+            self._check_epoch(numbers[0], first_row)
             self.unit = next(unit for unit, (most, _) in UNITS.items() if abs(numbers[0]) < most)
         most, factor = UNITS[self.unit or "seconds"]
         for row, number in enumerate(numbers):
@@ -172,6 +175,19 @@ class TimeReader:
                     column[row].as_py(), first_row + row, f"in {self.unit}, as the first row has"
                 )
         return np.rint(np.array(numbers, np.float64) * factor).astype(np.int64).astype("datetime64[us]")
+
+    def _check_epoch(self, number: float, row: int) -> None:
+        """Refuse a date without separators: read as seconds, 20240131 is in August 1970."""
+        digits = f"{number:.0f}"
+        form = COMPACT.get(len(digits))
+        if form is None or number != int(number):
+            return
+        try:
+            date = datetime.strptime(digits, form)  # noqa: DTZ007
+        except ValueError:
+            return
+        if 1900 <= date.year < 2100:
+            raise self._no_time(digits, row, f"since 1970 but a date without separators: write {date}")
 
     def _check_complete(self, column: Any, first_row: int) -> None:
         row = pc.index(pc.is_null(column), True).as_py()
@@ -190,9 +206,12 @@ class TimeReader:
         local = _iso(cell) if YEAR_FIRST.fullmatch(cell) else self._day_or_month(cell, row)
         if local is None:
             raise self._no_time(cell, row)
-        if local.tzinfo is not None:
-            return self._note(local.astimezone(UTC).replace(tzinfo=None))
-        return self._note(local if self.zone is None else self._localise(local, row))
+        try:
+            if local.tzinfo is not None:
+                return self._note(local.astimezone(UTC).replace(tzinfo=None))
+            return self._note(local if self.zone is None else self._localise(local, row))
+        except OverflowError:  # in UTC it is before the year 1, or behind 9999
+            raise self._no_time(cell, row) from None
 
     def _note(self, moment: datetime) -> datetime:
         if self._latest is not None:
@@ -205,6 +224,8 @@ class TimeReader:
         if match is None:
             return None
         first, second = int(match[1]), int(match[3])
+        if match[4] == "0000":
+            return None
         if self.day_first is None and first != second:
             if first <= 12 and second <= 12:
                 year = int(match[4])

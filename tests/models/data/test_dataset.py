@@ -136,6 +136,8 @@ def test_npz_is_read_column_by_column_or_as_a_matrix_with_names(tmp_path):
         ({"a": np.zeros((2, 2, 2))}, "3 dimensions"),
         ({"a": np.zeros(2), "b": np.zeros(3)}, "different lengths"),
         ({"a": np.zeros((2, 2)), "columns": np.array(["x"])}, "1 names"),
+        ({"a": np.zeros((2, 1)), "b": np.ones((2, 1)), "columns": np.array(["x"])}, "two columns 'x'"),
+        ({"a": np.zeros((2, 1)), "a0": np.ones(2)}, "two columns 'a0'"),
         ({"a": np.array([1, None], dtype=object)}, "not NPZ"),
         ({"a": np.array(["1", "x"])}, "row 2, column 'a': 'x'"),
     ],

@@ -231,6 +231,27 @@ REFUSED = {
         {"zone": "Europe/Berlin"},
         "row 2, column 't': 2022-03-27 02:30:00 does not exist in Europe/Berlin",
     ),
+    "a time beyond all years in UTC": (
+        "t,a\n9998-12-31 23:59,1\n9999-12-31 23:59,1\n",
+        {"zone": "America/New_York"},
+        "row 2, column 't': '9999-12-31 23:59' is not a time",
+    ),
+    "an offset beyond all years": (
+        "t,a\n0001-01-01T00:00:00+05:00,1\n",
+        {},
+        "row 1, column 't': '0001-01-01T00:00:00+05:00' is not a time",
+    ),
+    "the year 0": ("t,a\n1/2/0000,1\n", {}, "row 1, column 't': '1/2/0000' is not a time"),
+    "a date without separators": (
+        "t,a\n20240131,1\n20240201,1\n",
+        {"time_column": "t"},
+        "row 1, column 't': '20240131' is not a time since 1970 but a date without separators: write 2024",
+    ),
+    "a moment without separators": (
+        "t,a\n20240131120000,1\n",
+        {"time_column": "t"},
+        "'20240131120000' is not a time since 1970 but a date without separators: write 2024-01-31 12:00:00",
+    ),
     "infinity": ("a\n1\n-inf\n", {}, "row 2, column 'a': -inf is not finite"),
     "other units": (
         "ts,a\n1704067200,1\n1704067201000,2\n",
@@ -248,6 +269,7 @@ REFUSED = {
     "a name to map that is taken": ("a,b\n1,2\n", {"names": {"b": "a"}}, "would have two columns 'a'"),
     "no JSON": ('{"a": 1}\n{"a": \n', {}, "row 2 is not JSON"),
     "another name in JSON": ('{"a": 1}\n{"b": 1}\n', {}, "row 2 has 'b', which row 1 has not"),
+    "a name twice in JSON": ('{"a": 1}\n{"a": 1, "a": 2}\n', {}, "row 2 has 'a' twice"),
     "no object": ('{"a": 1}\n[1]\n', {}, "row 2 is not a JSON object"),
     "a list in JSON": ('{"a": 1}\n{"a": [1]}\n', {}, "row 2, column 'a': '[1]' is not a number"),
     "a number without end in JSON": (f'{{"a": 1{"0" * 400}}}\n', {}, "row 1, column 'a': inf is not finite"),
