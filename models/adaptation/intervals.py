@@ -61,7 +61,10 @@ def track(ratios: Floats, sizes: Floats, scale: Floats, levels: Floats) -> Bools
     missed : [..., levels, outputs], where the error was outside the interval; False where not observed
     """
     missed = sizes[..., None, :] > np.maximum(ratios, 0) * scale[..., None, :]
-    ratios += RATE * (missed - (1 - levels)[:, None]) * ~np.isnan(sizes)[..., None, :]
+    allowed = (1 - levels)[:, None]
+    ratios += RATE * (missed - allowed) * ~np.isnan(sizes)[..., None, :]
+    # Only errors of exactly 0 reach this: they are never outside, and would narrow an interval for ever.
+    np.maximum(ratios, -RATE * allowed, out=ratios)
     return np.asarray(missed)
 
 
