@@ -236,13 +236,13 @@ def forecast_session(
     `served` serves the session in place of the artifact, as in `backtest`.
     """
     forecaster, scale, one = Forecaster(served or artifact), artifact.target_scaling, np.ones(1, np.int64)
-    observations = series.pick(artifact.columns).astype(np.float32)
+    observations = session_observations(artifact, series).astype(np.float32)
     values: list[Doubles] = []
     widths: list[Doubles] = []
     carries = forecaster.new_carry[None]
     for row in range(rows.stop):
         observation = observations[row : row + 1]
-        if forecaster.learner is not None:
+        if forecaster.learner is not None or np.isnan(observation).any():
             carries = forecaster.observe(observation, one, carries).carries
         else:
             carries = forecaster.advance(observation, one, carries)[1]
@@ -253,6 +253,19 @@ def forecast_session(
                 widths.append(half / scale.std)
     empty = np.empty((len(rows), steps, 0, len(artifact.targets)))
     return SessionForecasts(np.stack(values), np.stack(widths) if widths else empty)
+
+
+def session_observations(artifact: Artifact, series: Series) -> Doubles:
+    """[rows, inputs], what a session observes of a series: NaN where a target has a gap.
+
+    A gap in an input that is not a target is filled: no prediction can replace it.
+    """
+    observations = series.pick(artifact.columns)
+    others = [i for i, name in enumerate(artifact.columns) if name not in artifact.targets]
+    if others:
+        names = [artifact.columns[i] for i in others]
+        observations[:, others] = fill_gaps(series.source, names, observations[:, others])
+    return observations
 
 
 def _baselines(known: Doubles, rows: range, steps: int, season: int | None) -> dict[str, Doubles]:

@@ -142,6 +142,20 @@ def test_a_model_that_cannot_forecast_alone_is_refused(artifacts, recorded):
         evaluate_forecasts(artifacts["partial"], recorded, SPLIT, (2,))
 
 
+@pytest.mark.parametrize("model", ["partial", "sine"])
+def test_gaps_leave_forecasts_that_can_be_measured(artifacts, model):
+    """In an input that is not a target, and in the target of a session that learns nothing."""
+    artifact = artifacts[model]
+    if model == "partial":
+        artifact = replace(artifact, learning=LEARNING)
+    wave = np.sin(2 * np.pi * np.arange(240) / 6)
+    values = np.repeat(wave[:, None], len(artifact.columns), axis=1)
+    values[[50, 200], 0] = np.nan
+    series = Series("x.csv", artifact.columns, values, gaps=True)
+    for score in evaluate_forecasts(artifact, series, SPLIT, (1, 4)).scores[NETWORK]:
+        assert np.isfinite([score.mse, score.mae, score.mase]).all()
+
+
 def test_the_result_is_json_without_nan(artifact, recorded):
     document = evaluate_forecasts(artifact, recorded, SPLIT, (1, 4)).as_dict()
     assert document["horizons"] == [1, 4]
