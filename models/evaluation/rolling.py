@@ -15,6 +15,7 @@ method knows the rows up to its origin, and no later one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +58,8 @@ class HorizonScore:
     mse, mae
         Mean squared and absolute error.
     mase
-        MAE over that of persistence, one step ahead, on the training part (Hyndman and Koehler, 2006).
+        MAE over that of persistence, one step ahead, on the training part (Hyndman and Koehler, 2006); NaN
+        where a column does not change there.
     """
 
     mse: float
@@ -72,7 +74,7 @@ class HorizonBand:
     Attributes
     ----------
     least, most
-        Lowest and highest coverage of a column.
+        Lowest and highest coverage of a column, of those that were observed.
     least_phase
         Lowest coverage, over all columns, at a place of the season, or in one of 24 parts of a longer one.
     after_miss
@@ -185,7 +187,7 @@ def evaluate_forecasts(
     scaling, names = artifact.target_scaling, artifact.targets
     truth = scaling.scale(series.pick(names))
     known = scaling.scale(fill_gaps(series.source, names, series.pick(names)))
-    if season is None and forecaster.learning.forecasts_directly:
+    if season is None and forecaster.learning.forecasts_directly and forecaster.learning.season > 1:
         season = forecaster.learning.season
     season = season or find_season(known[: split.train])
     if session is None:
@@ -291,7 +293,7 @@ def _score(errors: Doubles, usual: Doubles) -> HorizonScore:
     return HorizonScore(
         mse=float(mean_observed(np.square(errors))),
         mae=float(mean_observed(np.abs(errors))),
-        mase=float(mean_observed(by_column / usual)),
+        mase=float(mean_observed(by_column / usual)) if usual.all() else math.nan,
     )
 
 
@@ -325,9 +327,9 @@ def _band(
     ]
     by_column = mean_observed(inside, axis=0)
     return HorizonBand(
-        least=float(by_column.min()),
-        most=float(by_column.max()),
-        least_phase=float(min(by_phase)),
+        least=float(np.fmin.reduce(by_column)),
+        most=float(np.fmax.reduce(by_column)),
+        least_phase=float(np.fmin.reduce(by_phase)),
         after_miss=float(mean_observed(inside[1:][inside[:-1] == 0])),
         interval_score=float(mean_observed(2 * half[:, level] + beyond)),
         quantile_loss=float(

@@ -75,6 +75,30 @@ def test_the_season_is_better_than_the_last_value_where_there_is_one(artifact, r
         assert scores[learned][0].mse < 0.2 * scores[PERSISTENCE][0].mse
 
 
+def test_the_baselines_have_a_season_where_the_model_has_none(artifact, recorded):
+    without = replace(artifact, learning=replace(LEARNING, season=1))
+    found = evaluate_forecasts(without, recorded, SPLIT, (4,))
+    assert found.season == 6
+    assert found.scores[SEASONAL][0].mse < 0.1 * found.scores[PERSISTENCE][0].mse
+
+
+def test_what_was_never_observed_is_left_out_of_the_coverage(artifact, recorded):
+    """A place of the season, and a column of the test part."""
+    values = recorded.values.copy()
+    values[::6] = np.nan
+    values[180:, 1] = np.nan
+    (band, _) = evaluate_forecasts(artifact, replace(recorded, values=values, gaps=True), SPLIT, (1, 4)).bands
+    assert 0 < band.least_phase <= band.least == band.most <= 1
+
+
+def test_there_is_no_mase_where_a_column_does_not_change_in_training(artifact, recorded):
+    values = recorded.values.copy()
+    values[: SPLIT.train, 1] = 3
+    scores = evaluate_forecasts(artifact, replace(recorded, values=values), SPLIT, (4,)).scores
+    assert np.isnan(scores[NETWORK][0].mase)
+    assert scores[NETWORK][0].mae > 0
+
+
 def test_forecasts_that_were_made_elsewhere_are_scored_alike(artifact, recorded):
     rows = origins(recorded, SPLIT, 4)
     session = forecast_session(artifact, recorded, rows, 4)
