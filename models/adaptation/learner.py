@@ -15,7 +15,7 @@ import numpy as np
 from models.adaptation import horizons, intervals, readout, surprise
 from models.adaptation.horizons import HorizonLearner
 from models.adaptation.layout import LearnedLayout, Shape
-from models.arrays import Floats, Ints
+from models.arrays import Floats, Ints, Numbers
 from models.artifact.artifact import HORIZONS, Artifact
 from models.artifact.learning import Learning, feature_count
 from models.nets.layers import Linear
@@ -97,13 +97,14 @@ class ErrorStatistics:
     """
 
     observed: Floats
-    mse: Floats
-    mae: Floats
-    persistence: Floats
+    mse: Numbers
+    mae: Numbers
+    persistence: Numbers
     coverage: Floats
 
     def rescale(self, unit: Floats) -> ErrorStatistics:
         """The same in other units; `unit` [outputs], or [..., outputs]: new units in one present unit."""
+        unit = unit.astype(np.float64)  # the square of 1e20, and of 1e-25, is no float32
         return ErrorStatistics(
             self.observed, self.mse * unit**2, self.mae * unit, self.persistence * unit**2, self.coverage
         )

@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from app.observability.metrics import ScoreTally
 from models.adaptation.learner import Learner
 from models.artifact.learning import Learning
+from models.data.scaling import Scaling
 from models.forecaster import CannotForecast, Forecaster
 from tests.helpers.plain import predicted
 from tests.helpers.zoo import series
@@ -21,6 +23,7 @@ KINDS = {
     "horizons": Learning("rls", forgetting=0.98, levels=(0.5, 0.9), horizons=(1, 3, 8), season=6),
     "horizons alone": Learning(levels=(0.5, 0.8, 0.9), horizons=(1, 4)),
 }
+ONE = Scaling(np.zeros(2), np.ones(2))
 CLOSE = 1e-5  # relative, of what is typically of size one
 
 
@@ -196,6 +199,23 @@ def test_the_running_errors_are_those_of_the_stream(artifacts):
     within = (np.abs(errors[1:, None]) <= widths[:-1]).mean(axis=0)
     np.testing.assert_allclose(result.coverage[0], within, atol=1e-3)
     assert np.abs(within[1] - 0.9).max() < 0.05
+
+
+@pytest.mark.parametrize("unit", [1e25, 1e-25])
+def test_the_running_errors_and_those_of_a_model_are_finite_in_any_unit(artifacts, unit):
+    artifact = artifacts["adaptive"]
+    scaling = Scaling(np.zeros(2), np.full(2, unit))
+    whole = np.random.default_rng(0).normal(size=(100, 2))
+    found = []
+    for each, rows in (
+        (Forecaster(replace(artifact, scaling=scaling, target_scaling=scaling)), whole * unit),
+        (Forecaster(replace(artifact, scaling=ONE, target_scaling=ONE)), whole),
+    ):
+        passed = each.observe(rows.astype(np.float32), np.array([100]), each.new_carry[None])
+        result, tally = each.errors(passed.carries), ScoreTally(2, each.learning.levels)
+        tally.add(passed.scores, each.learning.levels)
+        found.append([result.mse[0], result.persistence[0], tally.squares, tally.changes])
+    np.testing.assert_allclose(np.array(found[0]) / unit**2, found[1], rtol=1e-4)
 
 
 def test_a_model_whose_input_is_known_ahead_forecasts_with_it_and_not_without(artifacts):
