@@ -30,6 +30,9 @@ OUTPUT_PARTS = ("last_observed", "interval_mse", "surprise_mse", "observed", "ms
 # In scaled units. Larger values get less weight, so that a single spike does not ruin a readout.
 FULL_WEIGHT_SIZE = np.float32(100)
 SMALLEST_SCALE = np.float32(1e-6)  # added to an error size, so that intervals never have the width 0
+# Times its usual size, at most, an error adds to the scale of the intervals: after one wrong value of a
+# million standard deviations they would be useless for some thousand observations.
+LARGEST_ERROR = np.float32(30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,7 +386,9 @@ class Learner:
         has_error = ~np.isnan(errors)
         count += has_error
         squares = errors * errors
-        _move_mean(interval_mse, squares, has_error, np.minimum(count + 1, SCALE_WINDOW))
+        largest = LARGEST_ERROR * (np.sqrt(interval_mse) + SMALLEST_SCALE)
+        bounded = np.square(np.minimum(absolute_errors, largest))
+        _move_mean(interval_mse, bounded, has_error, np.minimum(count + 1, SCALE_WINDOW))
         capped = np.square(np.minimum(absolute_errors, surprise.CAP * usual_error))
         _move_mean(surprise_mse, capped, has_error, np.minimum(count + 1, SURPRISE_WINDOW))
         window = np.minimum(np.maximum(count, 1), WINDOW)

@@ -290,3 +290,16 @@ def test_a_single_spike_does_not_ruin_the_readout(artifacts, kind, spike):
         assert np.isfinite(passed.carries).all()
         errors.append(np.square(passed.scores.errors[-100:]).mean())
     assert errors[1] < 4 * errors[0]
+
+
+@pytest.mark.parametrize("spike", [1e2, 1e6, 1e18])
+def test_a_single_spike_does_not_widen_the_intervals_for_long(artifacts, spike):
+    forecaster = Forecaster(artifacts["adaptive"])
+    rows = series("adaptive", 1600)
+    widths = []
+    for size in (0, spike):
+        spiked = rows.copy()
+        spiked[800] += np.float32(size)
+        passed = forecaster.observe(spiked, np.array([1600]), forecaster.new_carry[None])
+        widths.append(passed.scores.widths[1200:].mean(axis=(0, 2)))
+    np.testing.assert_allclose(widths[1], widths[0], rtol=0.3)
