@@ -194,7 +194,9 @@ def _bin(state: State, b: int, ahead: int, horizon: int) -> int:
 
 @jit_part
 def _width(state: State, b: int, i: int, level: int, o: int) -> float:
-    ratio = max(float(state.ratios[b, i, level, o]), 0.0)
+    ratio = 0.0
+    for lower in range(level + 1):  # as `intervals.in_order`
+        ratio = max(ratio, float(state.ratios[b, i, lower, o]))
     return ratio * float(np.sqrt(state.sizes[b, i, o])) + TINY
 
 
@@ -380,9 +382,10 @@ def _learn(setting: Setting, state: State, b: int, i: int, o: int, observed: flo
             state.mixture[b, i, o, expert] = _regret(state, b, i, o, expert) / total
     bin_ = _bin(state, b, 1, setting.horizons[i])
     phase = float(state.phases[b, bin_, o])
-    size = float(said[SIZE])
+    size, ratio = float(said[SIZE]), 0.0
     for level in range(len(setting.levels)):
-        missed = 1.0 if distance > max(state.ratios[b, i, level, o], 0.0) * size else 0.0
+        ratio = max(ratio, float(state.ratios[b, i, level, o]))
+        missed = 1.0 if distance > ratio * size else 0.0
         allowed = 1 - setting.levels[level]
         moved = state.ratios[b, i, level, o] + setting.rate * (missed - allowed)
         state.ratios[b, i, level, o] = max(moved, -setting.rate * allowed)  # as in `intervals.track`

@@ -231,7 +231,7 @@ class Learner:
         if self._horizons is not None:
             return np.asarray(self._horizons.half_widths(rows, 1)[:, 0])
         scale = np.sqrt(self._view(rows, "interval_mse")) + SMALLEST_SCALE
-        return np.asarray(np.maximum(self._view(rows, "ratios"), 0) * scale[:, None])
+        return np.asarray(intervals.in_order(self._view(rows, "ratios")) * scale[:, None])
 
     def forecast(self, rows: Floats, first: Ints, steps: int) -> Floats:
         """[batch, steps, outputs], scaled: of a learner with horizons.

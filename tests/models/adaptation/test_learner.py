@@ -303,3 +303,18 @@ def test_a_single_spike_does_not_widen_the_intervals_for_long(artifacts, spike):
         passed = forecaster.observe(spiked, np.array([1600]), forecaster.new_carry[None])
         widths.append(passed.scores.widths[1200:].mean(axis=(0, 2)))
     np.testing.assert_allclose(widths[1], widths[0], rtol=0.3)
+
+
+@pytest.mark.parametrize("horizons", [(), (1, 4)], ids=str)
+def test_an_interval_is_within_those_of_higher_levels(artifacts, horizons):
+    """Also where the errors become a hundred times larger, and smaller again."""
+    levels = (0.5, 0.8, 0.9, 0.95)
+    learning = Learning("rls", levels=levels, horizons=horizons)
+    forecaster = Forecaster(replace(artifacts["adaptive"], learning=learning))
+    loud = np.arange(6000) // 500 % 2 == 1
+    noise = np.random.default_rng(0).normal(size=(6000, 2)) * np.where(loud, 1, 0.01)[:, None]
+    passed = forecaster.observe(noise.astype(np.float32), np.array([6000]), forecaster.new_carry[None])
+    assert (np.diff(passed.scores.widths, axis=1) >= 0).all()
+    assert (np.diff(forecaster.forecast_widths(passed.carries, 10), axis=2) >= 0).all()
+    covered = 1 - passed.scores.missed[1000:].mean(axis=(0, 2))
+    np.testing.assert_allclose(covered, levels, atol=0.01)
