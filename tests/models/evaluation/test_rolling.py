@@ -145,6 +145,15 @@ def _delayed(features, values, columns, starts, step, lags):
     return weights
 
 
+def test_a_linear_baseline_is_no_worse_after_values_that_stood_still():
+    still, moving = 40_000, np.random.default_rng(3).normal(size=(1000, 1)).cumsum(axis=0) / 10
+    values = np.concatenate([moving, np.repeat(moving[-1:], still, axis=0), moving[-1] + moving])
+    baseline = DirectLinear(values, 1, 12, shared=False)
+    found = np.concatenate([baseline(row) for row in range(len(values) - 1)])
+    errors = np.square(found - values[1:])[-1000:].mean()
+    assert errors < 1.3 * np.square(np.diff(values, axis=0))[-1000:].mean()
+
+
 def test_later_rows_change_no_forecast_of_a_baseline():
     values = np.random.default_rng(2).normal(size=(60, 1))
     changed = values.copy()
