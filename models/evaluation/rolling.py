@@ -83,7 +83,8 @@ class HorizonBand:
         Width plus, for an observation outside, its distance times 2 / (1 - level) (Gneiting and Raftery,
         2007).
     quantile_loss
-        Mean pinball loss of the quantiles of all levels, over the mean absolute value of the observations.
+        Mean pinball loss of the quantiles of all levels, over the mean absolute value of the observations;
+        NaN where that is 0.
     """
 
     least: float
@@ -325,16 +326,14 @@ def _band(
         for i, width_level in enumerate(levels)
         for sign, share in ((-1, (1 - width_level) / 2), (1, (1 + width_level) / 2))
     ]
-    by_column = mean_observed(inside, axis=0)
+    by_column, usual = mean_observed(inside, axis=0), mean_observed(np.abs(truth[:, horizon - 1]))
     return HorizonBand(
         least=float(np.fmin.reduce(by_column)),
         most=float(np.fmax.reduce(by_column)),
         least_phase=float(np.fmin.reduce(by_phase)),
         after_miss=float(mean_observed(inside[1:][inside[:-1] == 0])),
         interval_score=float(mean_observed(2 * half[:, level] + beyond)),
-        quantile_loss=float(
-            2 * mean_observed(np.stack(losses)) / mean_observed(np.abs(truth[:, horizon - 1]))
-        ),
+        quantile_loss=float(2 * mean_observed(np.stack(losses)) / usual) if usual else math.nan,
     )
 
 

@@ -99,6 +99,13 @@ def test_there_is_no_mase_where_a_column_does_not_change_in_training(artifact, r
     assert scores[NETWORK][0].mae > 0
 
 
+def test_a_series_that_is_its_mean_throughout_has_no_relative_loss(artifact, recorded):
+    values = np.repeat(artifact.scaling.mean[None], len(recorded.values), axis=0)
+    (band,) = evaluate_forecasts(artifact, replace(recorded, values=values), SPLIT, (4,)).bands
+    assert np.isnan(band.quantile_loss)
+    assert band.interval_score >= 0
+
+
 def test_forecasts_that_were_made_elsewhere_are_scored_alike(artifact, recorded):
     rows = origins(recorded, SPLIT, 4)
     session = forecast_session(artifact, recorded, rows, 4)
