@@ -290,7 +290,7 @@ def prepare(
         if name not in names or name in targets:
             raise BadData(f"{name!r} is known ahead, so it must be an input and not a target")
     inputs, outputs = series.pick(names), series.pick(targets)
-    _check_observed(series, [*names, *targets], split)
+    check_observed(series, [*names, *targets], split)
     if scaling is None:
         scaling = fit_scaling(inputs[: split.train]), fit_scaling(outputs[: split.train])
     return Dataset(
@@ -308,7 +308,13 @@ def prepare(
     )
 
 
-def _check_observed(series: Series, names: Sequence[str], split: Split) -> None:
+def check_observed(series: Series, names: Sequence[str], split: Split) -> None:
+    """Refuse a series without any value of one of these columns in the training part.
+
+    Raises
+    ------
+    BadData
+    """
     missing = np.isnan(series.pick(names)[: split.train])
     for column, name in enumerate(names):
         if missing[:, column].all():
