@@ -246,6 +246,20 @@ def test_a_single_spike_does_not_ruin_the_forecasts(spike):
     assert errors[1] < 4 * errors[0]
 
 
+@pytest.mark.parametrize("spike", [1e5, 1e6, 1e9])
+def test_the_state_of_a_stream_of_many_spikes_can_be_imported(spike):
+    values, refused = np.random.default_rng(0).normal(size=3000), 0
+    values[::50] *= spike
+    stream = Stream()
+    for value in values:
+        stream.observe(value)
+        try:
+            stream.learner.check(stream.rows)
+        except ValueError:
+            refused += 1
+    assert refused == 0
+
+
 @pytest.mark.parametrize("value", [0.0, 7.0])
 def test_a_stream_that_does_not_change_is_forecast_exactly(value):
     stream = Stream()
