@@ -133,9 +133,11 @@ class ScoreTally:
         """Add the scores of a pass. Sessions with other levels add their errors and not their intervals."""
         observed = ~np.isnan(scores.errors)
         self.count += observed.sum(axis=0)
-        zeros = np.zeros_like
-        self.squares += np.square(scores.errors, where=observed, out=zeros(scores.errors)).sum(axis=0)
-        self.changes += np.square(scores.changes, where=observed, out=zeros(scores.errors)).sum(axis=0)
+        for sums, values in ((self.squares, scores.errors), (self.changes, scores.changes)):
+            # In float64: the square of 1e20, and of 1e-25, is no float32.
+            sums += np.square(values, where=observed, out=np.zeros(values.shape), dtype=np.float64).sum(
+                axis=0
+            )
         if levels == self.levels:
             self.interval_count += int(observed.sum())
             self.missed += scores.missed.sum(axis=(0, 2))

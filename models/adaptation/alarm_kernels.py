@@ -137,7 +137,7 @@ def _learn_tail(state: Doubles, kind: int, size: float, threshold: float) -> Non
 def _standardize(state: Doubles, output: int, error: float) -> float:
     """The error in standard deviations from its usual mean. Both then learn from it."""
     place = OUTPUTS + output * OUTPUT_SIZE
-    count = state[COUNT]
+    count = state[place + SEEN]  # of this output: another one may have been observed for long
     deviation = np.sqrt(state[place + VARIANCE]) + FLOOR
     apart = error - state[place + CENTER]
     bounded = min(max(apart, -CAP * deviation), CAP * deviation)
@@ -216,7 +216,7 @@ def _level(state: Doubles, output: int, change: float) -> float:
     """How far the mean of the last twenty values or so is from that of the last thousand, in deviations."""
     place = OUTPUTS + output * OUTPUT_SIZE
     state[place + LAST] += change
-    value, count = state[place + LAST], state[COUNT]
+    value, count = state[place + LAST], state[place + SEEN]
     state[place + SHORT] += (value - state[place + SHORT]) * max(LEVEL_SHARE, 1 / (count + 1))
     deviation = np.sqrt(state[place + SPREAD]) + FLOOR
     apart = value - state[place + LONG]
@@ -327,7 +327,7 @@ def _observe(state: Doubles, errors: Floats, moves: Floats, t: int, period: int,
         level = _level(state, output, moves[t, output])
         found.sizes[DAY] = max(found.sizes[DAY], _day(state, output, period))
         found.sizes[COURSE] = max(found.sizes[COURSE], _course(state, output, found.course))
-        if state[COUNT] < SCALED:
+        if state[OUTPUTS + output * OUTPUT_SIZE + SEEN] <= SCALED:  # this observation included
             continue
         size = abs(z) + RECENT_WEIGHT * _recent(state, output, z)
         if size > found.sizes[VALUE]:

@@ -25,7 +25,7 @@ LARGEST_VARIANCE = (
 )  # a direction that the stream stops to show does not become more uncertain
 SIZE_WINDOW = 200.0  # of the mean squared error that scales the intervals
 PHASE_RATE = 0.02
-LARGEST_RATIO = 4.0  # times the size of a phase, at most, an error changes it
+LARGEST_RATIO = 4.0  # times the size of a phase, at most, an error changes it; one of usual size always does
 SMALLEST_REGRET = 1e-4  # below it is rounding, where experts say the same
 LARGEST_REGRET = 18.0  # of one observation: a sudden change does not decide the mixture for long
 OUTLIER = 6.0  # times its usual size, at most, an error counts
@@ -194,7 +194,9 @@ def _bin(state: State, b: int, ahead: int, horizon: int) -> int:
 
 @jit_part
 def _width(state: State, b: int, i: int, level: int, o: int) -> float:
-    ratio = max(float(state.ratios[b, i, level, o]), 0.0)
+    ratio = 0.0
+    for lower in range(level + 1):  # as `intervals.in_order`
+        ratio = max(ratio, float(state.ratios[b, i, lower, o]))
     return ratio * float(np.sqrt(state.sizes[b, i, o])) + TINY
 
 
@@ -380,11 +382,14 @@ def _learn(setting: Setting, state: State, b: int, i: int, o: int, observed: flo
             state.mixture[b, i, o, expert] = _regret(state, b, i, o, expert) / total
     bin_ = _bin(state, b, 1, setting.horizons[i])
     phase = float(state.phases[b, bin_, o])
-    size = float(said[SIZE])
+    size, ratio = float(said[SIZE]), 0.0
     for level in range(len(setting.levels)):
-        missed = 1.0 if distance > max(state.ratios[b, i, level, o], 0.0) * size else 0.0
-        state.ratios[b, i, level, o] += setting.rate * (missed - (1 - setting.levels[level]))
-    relative = min(abs(miss) / np.sqrt(mean), LARGEST_RATIO * phase)
+        ratio = max(ratio, float(state.ratios[b, i, level, o]))
+        missed = 1.0 if distance > ratio * size else 0.0
+        allowed = 1 - setting.levels[level]
+        moved = state.ratios[b, i, level, o] + setting.rate * (missed - allowed)
+        state.ratios[b, i, level, o] = max(moved, -setting.rate * allowed)  # as in `intervals.track`
+    relative = min(abs(miss) / np.sqrt(mean), max(LARGEST_RATIO * phase, 1.0))
     state.phases[b, bin_, o] += PHASE_RATE * (relative - phase)
     seen = state.clock[b, 0] - setting.horizons[i] + 2
     state.sizes[b, i, o] += (miss * miss - state.sizes[b, i, o]) / min(seen, SIZE_WINDOW)

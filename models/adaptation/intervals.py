@@ -60,9 +60,20 @@ def track(ratios: Floats, sizes: Floats, scale: Floats, levels: Floats) -> Bools
     -------
     missed : [..., levels, outputs], where the error was outside the interval; False where not observed
     """
-    missed = sizes[..., None, :] > np.maximum(ratios, 0) * scale[..., None, :]
-    ratios += RATE * (missed - (1 - levels)[:, None]) * ~np.isnan(sizes)[..., None, :]
+    missed = sizes[..., None, :] > in_order(ratios) * scale[..., None, :]
+    allowed = (1 - levels)[:, None]
+    ratios += RATE * (missed - allowed) * ~np.isnan(sizes)[..., None, :]
+    # Only errors of exactly 0 reach this: they are never outside, and would narrow an interval for ever.
+    np.maximum(ratios, -RATE * allowed, out=ratios)
     return np.asarray(missed)
+
+
+def in_order(ratios: Floats) -> Floats:
+    """Ratios as intervals use them, [..., levels, outputs]: none below 0, or below that of a lower level.
+
+    Each level is tracked by itself, so after a change of the stream one may be ahead of a higher one.
+    """
+    return np.asarray(np.maximum.accumulate(np.maximum(ratios, 0), axis=-2))
 
 
 def growth(learning: Learning, steps: int) -> Floats:

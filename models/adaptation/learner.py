@@ -15,7 +15,7 @@ import numpy as np
 from models.adaptation import horizons, intervals, readout, surprise
 from models.adaptation.horizons import HorizonLearner
 from models.adaptation.layout import LearnedLayout, Shape
-from models.arrays import Floats, Ints
+from models.arrays import Floats, Ints, Numbers
 from models.artifact.artifact import HORIZONS, Artifact
 from models.artifact.learning import Learning, feature_count
 from models.nets.layers import Linear
@@ -30,6 +30,9 @@ OUTPUT_PARTS = ("last_observed", "interval_mse", "surprise_mse", "observed", "ms
 # In scaled units. Larger values get less weight, so that a single spike does not ruin a readout.
 FULL_WEIGHT_SIZE = np.float32(100)
 SMALLEST_SCALE = np.float32(1e-6)  # added to an error size, so that intervals never have the width 0
+# Times its usual size, at most, an error adds to the scale of the intervals: after one wrong value of a
+# million standard deviations they would be useless for some thousand observations.
+LARGEST_ERROR = np.float32(30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +100,14 @@ class ErrorStatistics:
     """
 
     observed: Floats
-    mse: Floats
-    mae: Floats
-    persistence: Floats
+    mse: Numbers
+    mae: Numbers
+    persistence: Numbers
     coverage: Floats
 
     def rescale(self, unit: Floats) -> ErrorStatistics:
         """The same in other units; `unit` [outputs], or [..., outputs]: new units in one present unit."""
+        unit = unit.astype(np.float64)  # the square of 1e20, and of 1e-25, is no float32
         return ErrorStatistics(
             self.observed, self.mse * unit**2, self.mae * unit, self.persistence * unit**2, self.coverage
         )
@@ -227,7 +231,7 @@ class Learner:
         if self._horizons is not None:
             return np.asarray(self._horizons.half_widths(rows, 1)[:, 0])
         scale = np.sqrt(self._view(rows, "interval_mse")) + SMALLEST_SCALE
-        return np.asarray(np.maximum(self._view(rows, "ratios"), 0) * scale[:, None])
+        return np.asarray(intervals.in_order(self._view(rows, "ratios")) * scale[:, None])
 
     def forecast(self, rows: Floats, first: Ints, steps: int) -> Floats:
         """[batch, steps, outputs], scaled: of a learner with horizons.
@@ -382,7 +386,9 @@ class Learner:
         has_error = ~np.isnan(errors)
         count += has_error
         squares = errors * errors
-        _move_mean(interval_mse, squares, has_error, np.minimum(count + 1, SCALE_WINDOW))
+        largest = LARGEST_ERROR * (np.sqrt(interval_mse) + SMALLEST_SCALE)
+        bounded = np.square(np.minimum(absolute_errors, largest))
+        _move_mean(interval_mse, bounded, has_error, np.minimum(count + 1, SCALE_WINDOW))
         capped = np.square(np.minimum(absolute_errors, surprise.CAP * usual_error))
         _move_mean(surprise_mse, capped, has_error, np.minimum(count + 1, SURPRISE_WINDOW))
         window = np.minimum(np.maximum(count, 1), WINDOW)

@@ -25,6 +25,7 @@ from models.errors import BadData
 
 ENDINGS = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet", ".npz")  # of the files of a folder
 DEFAULT_SPLIT = (0.7, 0.15, 0.15)
+ROUNDING = 1e-12  # relative, of numbers that were computed
 
 
 def sine(points: int = 1000, *, step: float = 100 / 999) -> Series:
@@ -207,8 +208,12 @@ def split_rows(rows: int, parts: Sequence[float] = DEFAULT_SPLIT) -> Split:
 
 
 def fit_scaling(values: Doubles) -> Scaling:
-    """Mean and standard deviation of [rows, features], without gaps; a constant column gets the std 1."""
-    spread = np.nanmax(values, axis=0) > np.nanmin(values, axis=0)
+    """Mean and standard deviation of [rows, features], without gaps; a constant column gets the std 1.
+
+    One whose values differ by rounding only, as 0.3 and 0.1 + 0.2 do, is constant.
+    """
+    high, low = np.nanmax(values, axis=0), np.nanmin(values, axis=0)
+    spread = high - low > ROUNDING * np.maximum(np.abs(high), np.abs(low))
     return Scaling(np.nanmean(values, axis=0), np.where(spread, np.nanstd(values, axis=0), 1.0))
 
 
@@ -290,7 +295,7 @@ def prepare(
         if name not in names or name in targets:
             raise BadData(f"{name!r} is known ahead, so it must be an input and not a target")
     inputs, outputs = series.pick(names), series.pick(targets)
-    _check_observed(series, [*names, *targets], split)
+    check_observed(series, [*names, *targets], split)
     if scaling is None:
         scaling = fit_scaling(inputs[: split.train]), fit_scaling(outputs[: split.train])
     return Dataset(
@@ -308,7 +313,13 @@ def prepare(
     )
 
 
-def _check_observed(series: Series, names: Sequence[str], split: Split) -> None:
+def check_observed(series: Series, names: Sequence[str], split: Split) -> None:
+    """Refuse a series without any value of one of these columns in the training part.
+
+    Raises
+    ------
+    BadData
+    """
     missing = np.isnan(series.pick(names)[: split.train])
     for column, name in enumerate(names):
         if missing[:, column].all():

@@ -23,6 +23,7 @@ from models.data.series import Series, fill_gaps
 from models.errors import BadData
 from models.evaluation.bands import Band, evaluate_bands, surprise_threshold, surprising_ranges
 from models.evaluation.baselines import find_season, online_autoregression
+from models.evaluation.rolling import session_observations
 from models.forecaster import Forecaster
 from models.nets.recurrent import Carry, RecurrentNetwork
 from models.training.rollout import one_step
@@ -208,17 +209,9 @@ def predict_in_chunks(network: RecurrentNetwork, dataset: Dataset, rows: range, 
 
 
 def _simulate_session(artifact: Artifact, series: Series, split: Split, chunk: int) -> SimulatedRun:
-    """One session from row 0 on, over validation and test part: fixed bands are measured on the former.
-
-    A gap in an input that is not a target is filled: no prediction can replace it.
-    """
+    """One session from row 0 on, over validation and test part: fixed bands are measured on the former."""
     rows = range(max(split.validation_rows.start, 1), split.test_rows.stop)
-    observations = series.pick(artifact.columns)
-    others = [i for i, name in enumerate(artifact.columns) if name not in artifact.targets]
-    if others:
-        names = [artifact.columns[i] for i in others]
-        observations[:, others] = fill_gaps(series.source, names, observations[:, others])
-    return simulate(Forecaster(artifact), observations, rows, chunk)
+    return simulate(Forecaster(artifact), session_observations(artifact, series), rows, chunk)
 
 
 def _last(values: Floats | None, rows: range) -> Doubles | None:

@@ -7,6 +7,7 @@ import numpy as np
 from models.arrays import Doubles
 
 FORGETTING, PRECISION = 0.9995, 1.0
+LARGEST_VARIANCE = 10.0 / PRECISION  # values that stand still do not make a map more uncertain for ever
 
 
 class DirectLinear:
@@ -41,7 +42,9 @@ class DirectLinear:
             which = 0 if self._shared else column
             self._learn(row, column, which)
             self._add(row, column, which)
-        self._covariance = (self._covariance + self._covariance.transpose(0, 2, 1)) / (2 * FORGETTING)
+        largest = np.diagonal(self._covariance, axis1=1, axis2=2).max(axis=1)
+        fade = np.where(largest < LARGEST_VARIANCE, FORGETTING, 1.0)[:, None, None]
+        self._covariance = (self._covariance + self._covariance.transpose(0, 2, 1)) / (2 * fade)
         maps = [0 if self._shared else column for column in columns]
         changes = np.einsum("csk,ck->sc", self._weights[maps], self._features[row])
         return np.asarray(self._values[row] + changes)

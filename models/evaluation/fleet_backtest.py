@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from models.artifact.artifact import Artifact
-from models.data.dataset import fit_scaling, split_rows
+from models.data.dataset import check_observed, fit_scaling, split_rows
 from models.data.measures import json_fields, mean_observed, measured, skill
 from models.data.series import Series
 from models.errors import BadData
@@ -81,6 +81,7 @@ def backtest_fleet(
                 scaling = artifact.fleet.scaling(name)
                 known = scaling is not None
                 served = None if known else artifact
+                check_observed(series, artifact.columns, split)
                 past = series.pick(artifact.columns)[: split.train]
                 of_series = artifact.of_series(fit_scaling(past) if scaling is None else scaling)
             result = backtest(of_series, series, split, chunk=chunk, season=season, served=served)

@@ -15,6 +15,7 @@ method knows the rows up to its origin, and no later one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +58,8 @@ class HorizonScore:
     mse, mae
         Mean squared and absolute error.
     mase
-        MAE over that of persistence, one step ahead, on the training part (Hyndman and Koehler, 2006).
+        MAE over that of persistence, one step ahead, on the training part (Hyndman and Koehler, 2006); NaN
+        where a column does not change there.
     """
 
     mse: float
@@ -72,7 +74,7 @@ class HorizonBand:
     Attributes
     ----------
     least, most
-        Lowest and highest coverage of a column.
+        Lowest and highest coverage of a column, of those that were observed.
     least_phase
         Lowest coverage, over all columns, at a place of the season, or in one of 24 parts of a longer one.
     after_miss
@@ -81,7 +83,8 @@ class HorizonBand:
         Width plus, for an observation outside, its distance times 2 / (1 - level) (Gneiting and Raftery,
         2007).
     quantile_loss
-        Mean pinball loss of the quantiles of all levels, over the mean absolute value of the observations.
+        Mean pinball loss of the quantiles of all levels, over the mean absolute value of the observations;
+        NaN where that is 0.
     """
 
     least: float
@@ -185,7 +188,7 @@ def evaluate_forecasts(
     scaling, names = artifact.target_scaling, artifact.targets
     truth = scaling.scale(series.pick(names))
     known = scaling.scale(fill_gaps(series.source, names, series.pick(names)))
-    if season is None and forecaster.learning.forecasts_directly:
+    if season is None and forecaster.learning.forecasts_directly and forecaster.learning.season > 1:
         season = forecaster.learning.season
     season = season or find_season(known[: split.train])
     if session is None:
@@ -236,13 +239,13 @@ def forecast_session(
     `served` serves the session in place of the artifact, as in `backtest`.
     """
     forecaster, scale, one = Forecaster(served or artifact), artifact.target_scaling, np.ones(1, np.int64)
-    observations = series.pick(artifact.columns).astype(np.float32)
+    observations = session_observations(artifact, series).astype(np.float32)
     values: list[Doubles] = []
     widths: list[Doubles] = []
     carries = forecaster.new_carry[None]
     for row in range(rows.stop):
         observation = observations[row : row + 1]
-        if forecaster.learner is not None:
+        if forecaster.learner is not None or np.isnan(observation).any():
             carries = forecaster.observe(observation, one, carries).carries
         else:
             carries = forecaster.advance(observation, one, carries)[1]
@@ -253,6 +256,19 @@ def forecast_session(
                 widths.append(half / scale.std)
     empty = np.empty((len(rows), steps, 0, len(artifact.targets)))
     return SessionForecasts(np.stack(values), np.stack(widths) if widths else empty)
+
+
+def session_observations(artifact: Artifact, series: Series) -> Doubles:
+    """[rows, inputs], what a session observes of a series: NaN where a target has a gap.
+
+    A gap in an input that is not a target is filled: no prediction can replace it.
+    """
+    observations = series.pick(artifact.columns)
+    others = [i for i, name in enumerate(artifact.columns) if name not in artifact.targets]
+    if others:
+        names = [artifact.columns[i] for i in others]
+        observations[:, others] = fill_gaps(series.source, names, observations[:, others])
+    return observations
 
 
 def _baselines(known: Doubles, rows: range, steps: int, season: int | None) -> dict[str, Doubles]:
@@ -278,7 +294,7 @@ def _score(errors: Doubles, usual: Doubles) -> HorizonScore:
     return HorizonScore(
         mse=float(mean_observed(np.square(errors))),
         mae=float(mean_observed(np.abs(errors))),
-        mase=float(mean_observed(by_column / usual)),
+        mase=float(mean_observed(by_column / usual)) if usual.all() else math.nan,
     )
 
 
@@ -310,16 +326,14 @@ def _band(
         for i, width_level in enumerate(levels)
         for sign, share in ((-1, (1 - width_level) / 2), (1, (1 + width_level) / 2))
     ]
-    by_column = mean_observed(inside, axis=0)
+    by_column, usual = mean_observed(inside, axis=0), mean_observed(np.abs(truth[:, horizon - 1]))
     return HorizonBand(
-        least=float(by_column.min()),
-        most=float(by_column.max()),
-        least_phase=float(min(by_phase)),
+        least=float(np.fmin.reduce(by_column)),
+        most=float(np.fmax.reduce(by_column)),
+        least_phase=float(np.fmin.reduce(by_phase)),
         after_miss=float(mean_observed(inside[1:][inside[:-1] == 0])),
         interval_score=float(mean_observed(2 * half[:, level] + beyond)),
-        quantile_loss=float(
-            2 * mean_observed(np.stack(losses)) / mean_observed(np.abs(truth[:, horizon - 1]))
-        ),
+        quantile_loss=float(2 * mean_observed(np.stack(losses)) / usual) if usual else math.nan,
     )
 
 

@@ -167,14 +167,15 @@ def _likeliest(logits: Floats, top_k: Ints, top_p: Doubles) -> Bools:
     # A smaller weight is not in the nucleus: all that are as small would not fill what it leaves out.
     bounds = (1 - top_p) * totals / size
     in_reach = np.maximum(np.count_nonzero(weights >= bounds[:, None], axis=1), 1)
-    counts = np.where((top_k > 0) & (top_k < size), top_k, in_reach)
+    limited = (top_k > 0) & (top_k < size)
+    counts = np.where(limited, top_k, in_reach)
     start = size - int(counts.max())
     # Of logits and not of weights, many of which may be 0: among equal numbers this is slow.
     largest = np.partition(logits, start, axis=1)[:, start:]
     largest.sort(axis=1)
     largest = largest[:, ::-1]
     sorted_ = np.exp(largest) * (np.arange(largest.shape[1]) < counts[:, None])
-    totals = np.where(top_k > 0, sorted_.sum(axis=1, dtype=np.float64), totals)
+    totals = np.where(limited, sorted_.sum(axis=1, dtype=np.float64), totals)
     before = sorted_.cumsum(axis=1, dtype=np.float64) - sorted_
     nucleus = np.maximum(np.count_nonzero(before < (top_p * totals)[:, None], axis=1), 1)
     counts = np.where(top_p < 1, np.minimum(nucleus, counts), counts)

@@ -129,6 +129,18 @@ def test_chunks_and_neighbours_change_nothing():
     np.testing.assert_array_equal(np.concatenate(scores, axis=1).ravel(), whole.scores)
 
 
+def test_an_output_that_is_observed_late_is_no_level_shift():
+    late, values = 1000, noise("normal", 1, 2000)[0, :, 0] + 20
+    errors = np.concatenate([noise("normal", 1, 2000), noise("heavy", 1, 2000)], axis=2)
+    moves = np.concatenate([np.zeros((1, 2000, 1)), np.diff(values, prepend=0.0)[None, :, None]], axis=2)
+    errors[:, :late, 1] = moves[:, :late, 1] = np.nan
+    moves[0, late, 1] = values[late]
+    found, _ = follow(errors, moves=moves)
+    raised = [found.cause(row) for row in np.flatnonzero(found.changes == RAISED)]
+    assert max(cause.size for cause in raised) < 20
+    assert np.nanmax(found.scores[late : late + 100]) < 2 * np.nanmax(found.scores[:late])
+
+
 def test_an_incident_raises_one_alarm_which_is_cleared_after_the_refractory_time():
     errors = noise("normal", 1, 4 * HOURS) / 4
     errors[:, 500:520] += 5

@@ -192,6 +192,20 @@ def test_intervals_cover_at_every_horizon_and_in_every_part_of_the_season():
             assert abs(inside[:, h - 1][part[target[:, h - 1]]].mean() - 0.9) < 0.06
 
 
+def test_intervals_cover_again_soon_after_a_stream_has_stood_still():
+    still, count = 10_000, 3000
+    values = np.concatenate([np.zeros(still), np.random.default_rng(4).normal(size=count).cumsum()])
+    stream, inside = Stream(), []
+    for at, value in enumerate(values[:-4]):
+        stream.observe(value)
+        if at >= still:
+            errors = np.abs(stream.forecast(4)[:, 0] - values[at + 1 : at + 5])
+            inside.append(errors <= stream.widths(4)[:, 1, 0])
+    covered = np.array(inside)[:, [0, 3]]
+    assert covered[:1000].mean() > 0.75
+    assert abs(covered[2000:].mean() - 0.9) < 0.05
+
+
 def test_what_comes_later_changes_no_forecast():
     first, second = Stream(), Stream()
     for value in seasonal(200):
@@ -230,6 +244,20 @@ def test_a_single_spike_does_not_ruin_the_forecasts(spike):
                 errors.append(np.square(stream.forecast(12)[:, 0] - values[at + 1 : at + 13]).mean())
         assert np.isfinite(stream.rows).all()
     assert errors[1] < 4 * errors[0]
+
+
+@pytest.mark.parametrize("spike", [1e5, 1e6, 1e9])
+def test_the_state_of_a_stream_of_many_spikes_can_be_imported(spike):
+    values, refused = np.random.default_rng(0).normal(size=3000), 0
+    values[::50] *= spike
+    stream = Stream()
+    for value in values:
+        stream.observe(value)
+        try:
+            stream.learner.check(stream.rows)
+        except ValueError:
+            refused += 1
+    assert refused == 0
 
 
 @pytest.mark.parametrize("value", [0.0, 7.0])

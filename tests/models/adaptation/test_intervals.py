@@ -54,6 +54,14 @@ def test_long_run_coverage_holds_for_every_stream(stream):
         np.testing.assert_allclose(covered, LEVELS, atol=0.01)
 
 
+def test_a_long_time_without_any_error_does_not_take_as_long_to_undo():
+    ratios, scale = np.ones((1, 2, 1), np.float32), np.ones((1, 1), np.float32)
+    tracked(np.zeros((20_000, 1, 1), np.float32), ratios, scale)
+    errors = np.random.default_rng(2).normal(size=(1000, 1, 1)).astype(np.float32)
+    covered = 1 - tracked(errors, ratios, scale).mean(axis=0)[0, :, 0]
+    np.testing.assert_allclose(covered, LEVELS, atol=0.05)
+
+
 def test_a_gap_moves_no_interval():
     ratios = np.ones((1, 2, 1), np.float32)
     missed = intervals.track(ratios, np.full((1, 1), np.nan, np.float32), np.ones((1, 1), np.float32), LEVELS)

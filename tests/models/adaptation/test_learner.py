@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from app.observability.metrics import ScoreTally
 from models.adaptation.learner import Learner
 from models.artifact.learning import Learning
+from models.data.scaling import Scaling
 from models.forecaster import CannotForecast, Forecaster
 from tests.helpers.plain import predicted
 from tests.helpers.zoo import series
@@ -21,6 +23,7 @@ KINDS = {
     "horizons": Learning("rls", forgetting=0.98, levels=(0.5, 0.9), horizons=(1, 3, 8), season=6),
     "horizons alone": Learning(levels=(0.5, 0.8, 0.9), horizons=(1, 4)),
 }
+ONE = Scaling(np.zeros(2), np.ones(2))
 CLOSE = 1e-5  # relative, of what is typically of size one
 
 
@@ -198,6 +201,23 @@ def test_the_running_errors_are_those_of_the_stream(artifacts):
     assert np.abs(within[1] - 0.9).max() < 0.05
 
 
+@pytest.mark.parametrize("unit", [1e25, 1e-25])
+def test_the_running_errors_and_those_of_a_model_are_finite_in_any_unit(artifacts, unit):
+    artifact = artifacts["adaptive"]
+    scaling = Scaling(np.zeros(2), np.full(2, unit))
+    whole = np.random.default_rng(0).normal(size=(100, 2))
+    found = []
+    for each, rows in (
+        (Forecaster(replace(artifact, scaling=scaling, target_scaling=scaling)), whole * unit),
+        (Forecaster(replace(artifact, scaling=ONE, target_scaling=ONE)), whole),
+    ):
+        passed = each.observe(rows.astype(np.float32), np.array([100]), each.new_carry[None])
+        result, tally = each.errors(passed.carries), ScoreTally(2, each.learning.levels)
+        tally.add(passed.scores, each.learning.levels)
+        found.append([result.mse[0], result.persistence[0], tally.squares, tally.changes])
+    np.testing.assert_allclose(np.array(found[0]) / unit**2, found[1], rtol=1e-4)
+
+
 def test_a_model_whose_input_is_known_ahead_forecasts_with_it_and_not_without(artifacts):
     pair = artifacts["pair"]
     columns = [pair.targets.index("a"), pair.targets.index("b")]
@@ -270,3 +290,31 @@ def test_a_single_spike_does_not_ruin_the_readout(artifacts, kind, spike):
         assert np.isfinite(passed.carries).all()
         errors.append(np.square(passed.scores.errors[-100:]).mean())
     assert errors[1] < 4 * errors[0]
+
+
+@pytest.mark.parametrize("spike", [1e2, 1e6, 1e18])
+def test_a_single_spike_does_not_widen_the_intervals_for_long(artifacts, spike):
+    forecaster = Forecaster(artifacts["adaptive"])
+    rows = series("adaptive", 1600)
+    widths = []
+    for size in (0, spike):
+        spiked = rows.copy()
+        spiked[800] += np.float32(size)
+        passed = forecaster.observe(spiked, np.array([1600]), forecaster.new_carry[None])
+        widths.append(passed.scores.widths[1200:].mean(axis=(0, 2)))
+    np.testing.assert_allclose(widths[1], widths[0], rtol=0.3)
+
+
+@pytest.mark.parametrize("horizons", [(), (1, 4)], ids=str)
+def test_an_interval_is_within_those_of_higher_levels(artifacts, horizons):
+    """Also where the errors become a hundred times larger, and smaller again."""
+    levels = (0.5, 0.8, 0.9, 0.95)
+    learning = Learning("rls", levels=levels, horizons=horizons)
+    forecaster = Forecaster(replace(artifacts["adaptive"], learning=learning))
+    loud = np.arange(6000) // 500 % 2 == 1
+    noise = np.random.default_rng(0).normal(size=(6000, 2)) * np.where(loud, 1, 0.01)[:, None]
+    passed = forecaster.observe(noise.astype(np.float32), np.array([6000]), forecaster.new_carry[None])
+    assert (np.diff(passed.scores.widths, axis=1) >= 0).all()
+    assert (np.diff(forecaster.forecast_widths(passed.carries, 10), axis=2) >= 0).all()
+    covered = 1 - passed.scores.missed[1000:].mean(axis=(0, 2))
+    np.testing.assert_allclose(covered, levels, atol=0.01)

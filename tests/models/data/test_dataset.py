@@ -300,6 +300,11 @@ def test_a_target_that_is_an_input_shares_its_scaling_and_another_has_its_own():
     assert dataset.missing == ()
 
 
+def test_a_column_that_differs_by_rounding_only_is_constant():
+    scaling = fit_scaling(np.array([[0.3, 1e-30], [0.1 + 0.2, 2e-30], [0.3, 3e-30]]))
+    assert scaling.std.tolist() == [1.0, pytest.approx(8.165e-31, rel=1e-3)]
+
+
 def test_a_constant_column_is_kept_and_not_divided_by_zero():
     scaling = fit_scaling(np.full((10, 1), 7.0))
     assert (scaling.mean[0], scaling.std[0]) == (7, 1)

@@ -75,6 +75,37 @@ def test_the_season_is_better_than_the_last_value_where_there_is_one(artifact, r
         assert scores[learned][0].mse < 0.2 * scores[PERSISTENCE][0].mse
 
 
+def test_the_baselines_have_a_season_where_the_model_has_none(artifact, recorded):
+    without = replace(artifact, learning=replace(LEARNING, season=1))
+    found = evaluate_forecasts(without, recorded, SPLIT, (4,))
+    assert found.season == 6
+    assert found.scores[SEASONAL][0].mse < 0.1 * found.scores[PERSISTENCE][0].mse
+
+
+def test_what_was_never_observed_is_left_out_of_the_coverage(artifact, recorded):
+    """A place of the season, and a column of the test part."""
+    values = recorded.values.copy()
+    values[::6] = np.nan
+    values[180:, 1] = np.nan
+    (band, _) = evaluate_forecasts(artifact, replace(recorded, values=values, gaps=True), SPLIT, (1, 4)).bands
+    assert 0 < band.least_phase <= band.least == band.most <= 1
+
+
+def test_there_is_no_mase_where_a_column_does_not_change_in_training(artifact, recorded):
+    values = recorded.values.copy()
+    values[: SPLIT.train, 1] = 3
+    scores = evaluate_forecasts(artifact, replace(recorded, values=values), SPLIT, (4,)).scores
+    assert np.isnan(scores[NETWORK][0].mase)
+    assert scores[NETWORK][0].mae > 0
+
+
+def test_a_series_that_is_its_mean_throughout_has_no_relative_loss(artifact, recorded):
+    values = np.repeat(artifact.scaling.mean[None], len(recorded.values), axis=0)
+    (band,) = evaluate_forecasts(artifact, replace(recorded, values=values), SPLIT, (4,)).bands
+    assert np.isnan(band.quantile_loss)
+    assert band.interval_score >= 0
+
+
 def test_forecasts_that_were_made_elsewhere_are_scored_alike(artifact, recorded):
     rows = origins(recorded, SPLIT, 4)
     session = forecast_session(artifact, recorded, rows, 4)
@@ -121,6 +152,15 @@ def _delayed(features, values, columns, starts, step, lags):
     return weights
 
 
+def test_a_linear_baseline_is_no_worse_after_values_that_stood_still():
+    still, moving = 40_000, np.random.default_rng(3).normal(size=(1000, 1)).cumsum(axis=0) / 10
+    values = np.concatenate([moving, np.repeat(moving[-1:], still, axis=0), moving[-1] + moving])
+    baseline = DirectLinear(values, 1, 12, shared=False)
+    found = np.concatenate([baseline(row) for row in range(len(values) - 1)])
+    errors = np.square(found - values[1:])[-1000:].mean()
+    assert errors < 1.3 * np.square(np.diff(values, axis=0))[-1000:].mean()
+
+
 def test_later_rows_change_no_forecast_of_a_baseline():
     values = np.random.default_rng(2).normal(size=(60, 1))
     changed = values.copy()
@@ -140,6 +180,20 @@ def test_a_test_part_that_is_too_short_is_refused(artifact, recorded, split, ste
 def test_a_model_that_cannot_forecast_alone_is_refused(artifacts, recorded):
     with pytest.raises(BadData, match="more than its own predictions"):
         evaluate_forecasts(artifacts["partial"], recorded, SPLIT, (2,))
+
+
+@pytest.mark.parametrize("model", ["partial", "sine"])
+def test_gaps_leave_forecasts_that_can_be_measured(artifacts, model):
+    """In an input that is not a target, and in the target of a session that learns nothing."""
+    artifact = artifacts[model]
+    if model == "partial":
+        artifact = replace(artifact, learning=LEARNING)
+    wave = np.sin(2 * np.pi * np.arange(240) / 6)
+    values = np.repeat(wave[:, None], len(artifact.columns), axis=1)
+    values[[50, 200], 0] = np.nan
+    series = Series("x.csv", artifact.columns, values, gaps=True)
+    for score in evaluate_forecasts(artifact, series, SPLIT, (1, 4)).scores[NETWORK]:
+        assert np.isfinite([score.mse, score.mae, score.mase]).all()
 
 
 def test_the_result_is_json_without_nan(artifact, recorded):

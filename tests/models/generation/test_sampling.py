@@ -60,6 +60,12 @@ def test_of_equal_tokens_top_k_keeps_the_first() -> None:
     assert np.unique(drawn(Sampling(top_k=3), logits)).tolist() == [1, 2, 3]
 
 
+@pytest.mark.parametrize("top_k", [0, 100, 5000])
+def test_a_top_k_that_leaves_all_tokens_does_not_move_the_nucleus(top_k: int) -> None:
+    logits = np.log(np.array([1, 0.9, 0.4] + 97 * [0.004], np.float32))
+    assert np.unique(drawn(Sampling(top_k=top_k, top_p=0.8), logits)).tolist() == [0, 1, 2]
+
+
 def test_a_nucleus_is_the_same_as_by_sorting_everything() -> None:
     rng = np.random.default_rng(3)
     for _ in range(60):

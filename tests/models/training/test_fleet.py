@@ -129,6 +129,14 @@ def test_the_backtest_of_many_series_has_each_and_their_means(artifact):
     assert [each["series"] for each in document["by_series"]] == list(SERIES)
 
 
+def test_a_series_without_a_value_in_its_training_part_is_named(artifact):
+    values = SERIES["other"].values.copy()
+    values[:90] = np.nan
+    fleet = {"other": replace(SERIES["other"], values=values, gaps=True)}
+    with pytest.raises(BadData, match=r"series 'other'.*'y' has no value in the training part"):
+        list(backtest_fleet(artifact, fleet, (90, 30, 30)))
+
+
 def test_metrics_are_means_over_the_series(artifact):
     metrics = artifact.metrics
     assert metrics["data"] == {"series": 2, "parts": [90, 30, 30]}
