@@ -53,6 +53,9 @@ def test_the_compose_file_passes_every_setting_on():
 def test_the_cluster_of_compose_passes_on_only_settings_that_there_are():
     service = yaml.safe_load((ROOT / "compose.cluster.yaml").read_text())["services"]["carryover"]
     assert set(service["environment"]) <= {setting.variable for setting in describe_settings()}
+    # Without keys it refuses to be published beyond its machine.
+    assert service["environment"].keys() >= {"CARRYOVER_PUBLISHED_HOST", "CARRYOVER_API_KEYS_FILE"}
+    assert "${KEYS:-keys}:/keys" in service["volumes"]
 
 
 @pytest.mark.skipif(HAPROXY is None, reason="no haproxy here: apt-get install haproxy")
