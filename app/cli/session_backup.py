@@ -16,11 +16,11 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from carryover import Carryover, SessionGone, UnknownSession
+from carryover import Carryover, SessionDamaged, SessionGone, UnknownSession
 from carryover.files import replace_file
 
 from app.errors import CarryoverError
@@ -44,12 +44,14 @@ class ExportCounts:
     unchanged : they have not changed since the folder's last export
     kept : they are in the folder and not on the server any more
     removed : they were removed from the folder, because they are not on the server any more
+    unreadable : the server cannot read them; why, by session. What the folder has of them stays
     """
 
     written: int = 0
     unchanged: int = 0
     kept: int = 0
     removed: int = 0
+    unreadable: dict[str, str] = field(default_factory=dict)
 
 
 def export_sessions(
@@ -57,11 +59,12 @@ def export_sessions(
 ) -> Iterator[str]:
     """Write each session that the folder does not have as it is now, and yield the id of each session.
 
-    A session that is deleted meanwhile is skipped.
+    A session that is deleted meanwhile is skipped. One that the server cannot read does not keep the others
+    from being written.
 
     Parameters
     ----------
-    counts : is counted up
+    counts : is counted up, and has the sessions that could not be read
     prune : remove sessions from the folder that are not on the server any more
 
     Raises
@@ -76,15 +79,21 @@ def export_sessions(
         for entry in server.sessions(detail=True):
             session = entry["session"]
             line = _line(entry, folder)
-            if gone.get(session) == line:
-                counts.unchanged += 1
-            elif _write_state(server, folder, session):
-                # After the file: a line of an interrupted export never names an incomplete file.
-                out.write(json.dumps(line) + "\n")
-                out.flush()
-                counts.written += 1
-            else:
-                continue
+            try:
+                if gone.get(session) == line:
+                    counts.unchanged += 1
+                elif _write_state(server, folder, session):
+                    # After the file: a line of an interrupted export never names an incomplete file.
+                    out.write(json.dumps(line) + "\n")
+                    out.flush()
+                    counts.written += 1
+                else:
+                    continue
+            except SessionDamaged as error:
+                counts.unreadable[session] = str(error)
+                if session not in gone:
+                    continue
+                line = gone[session]
             gone.pop(session, None)
             current[session] = line
             yield session

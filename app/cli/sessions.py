@@ -152,11 +152,12 @@ def export(
     ] = False,
     url: connect.Url = DEFAULT_URL,
     key_file: connect.KeyFile = None,
-) -> None:
+) -> int:
     """Write the state of every session to a folder: a backup, or a way to move them to another server.
 
     A second export into the same folder writes the sessions that have changed since, and goes on after an
-    interruption. A session that the server no longer has stays in the folder, except with --prune.
+    interruption. A session that the server no longer has stays in the folder, except with --prune. A session
+    that is damaged on the server is named, and the exit status is 1; what the folder has of it stays.
     """
     from app.cli import session_backup
 
@@ -169,6 +170,9 @@ def export(
     if counts.kept:
         print(f", {counts.kept} kept that the server no longer has (--prune removes them)", end="")
     print()
+    for session, why in counts.unreadable.items():
+        print(f"carryover: {session} was not exported: {why}", file=sys.stderr)
+    return 1 if counts.unreadable else 0
 
 
 @sessions.command("import", short_help="Import all sessions of a folder.")

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from carryover import Carryover
+from carryover import Carryover, Session, SessionDamaged
 
 from app.cli import run, session_backup
 from app.cli.session_backup import BackupFailed, ExportCounts
+from tests.helpers.commands import ran
 
 pytestmark = pytest.mark.anyio
 
@@ -95,6 +96,34 @@ async def test_an_export_interrupted_at_each_session_writes_only_the_others(star
                     lines.write('{"session": "cut o')  # killed in mid-write
             assert await exported(service, folder) == ExportCounts(len(NAMES) - count, count)
             assert await exported(service, folder) == ExportCounts(0, len(NAMES))
+
+
+async def test_a_damaged_session_is_named_and_the_others_are_exported(
+    start_hot, tmp_path: Path, monkeypatch, capsys
+):
+    read = Session.state
+
+    def state(session: Session) -> bytes:
+        if session.id == "s01":
+            raise SessionDamaged("session 's01' cannot be read", 500)
+        return read(session)
+
+    async with start_hot() as service:
+        await filled(service)
+        with monkeypatch.context() as broken:
+            broken.setattr(Session, "state", state)
+            counts = await exported(service, tmp_path / "new")
+        assert (counts.written, list(counts.unreadable)) == (len(NAMES) - 1, ["s01"])
+        assert set(states_in(tmp_path / "new")) == set(NAMES) - {"s01"}
+        await exported(service, tmp_path / "old")
+        await service.advance("s01", [[0.5]])
+        monkeypatch.setattr(Session, "state", state)
+        counts = await exported(service, tmp_path / "old", prune=True)
+        assert (counts.unchanged, list(counts.unreadable)) == (len(NAMES) - 1, ["s01"])
+        assert set(states_in(tmp_path / "old")) == set(NAMES)
+        assert await ran(service, "sessions", "export", tmp_path / "old") == 1
+    told = capsys.readouterr().err
+    assert "carryover: s01 was not exported: session 's01' cannot be read" in told
 
 
 async def test_a_second_export_refreshes_what_has_moved(start_hot, tmp_path: Path):
