@@ -82,7 +82,8 @@ class Usage:
         OverLimit, TooLarge, Overloaded
         """
         most = self._most_in_flight
-        if self.in_flight and self.in_flight + count > most:
+        goes_on = type(job) is Write and job.goes_on  # with a text that was let in when it began
+        if not goes_on and self.in_flight and self.in_flight + count > most:
             raise quota_error("in_flight", most, self.owner)
         if observations := _observations(job):
             self._take(*observations)

@@ -1,5 +1,6 @@
 import asyncio
 import typing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -152,6 +153,19 @@ async def test_a_keys_jobs_in_flight_are_bounded_and_count_down_with_their_answe
         assert caller.usage.in_flight == 0
         caller.submit(chunk("c"))
         await until(lambda: len(answers) == 3)
+
+
+async def test_a_text_that_was_begun_goes_on_though_the_key_has_as_much_in_flight_as_it_may(start_http, keys):
+    keys.add("small", in_flight=1)
+    async with start_http(api_keys_file=keys.path) as service:
+        caller = service.app.state.authenticator.authenticate_token(keys.token["small"].encode())
+        answers = []
+        caller.submit(Advance("a", np.zeros((1, 1), np.float32), reply=answers.append))
+        text = jobs.Write("b", TextRequest("x"), reply=answers.append)
+        with pytest.raises(OverLimit):
+            caller.submit(replace(text))
+        caller.submit(replace(text, goes_on=True))
+        await until(lambda: len(answers) == 2)
 
 
 async def test_the_server_as_a_whole_takes_so_many_observations_a_second(start_http):
