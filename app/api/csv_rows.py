@@ -103,9 +103,8 @@ async def artifact_of(request: Request, session: str, model: str | None) -> Serv
     models = caller.engine.residents.models
     with suppress(UnknownSession, SessionGone):
         view = await caller.ask(Inspect(session))
+        # A session keeps its network when its model is reloaded or unloaded.
         if (slab := models.slabs.get(view.fingerprint)) is not None:
-            return (
-                slab.forecaster.artifact
-            )  # a session keeps its network when its model is reloaded or unloaded
+            return slab.forecaster.artifact
         model = view.model
     return models.slab_for_model(model).forecaster.artifact

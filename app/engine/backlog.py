@@ -57,9 +57,8 @@ class Backlog:
         ------
         Overloaded : too much waits already
         """
-        if (
-            not job.sessions
-        ):  # of a model: after SIGHUP nobody would try again, and other workers have reloaded
+        # A job of a model: after SIGHUP nobody would try again, and other workers have reloaded.
+        if not job.sessions:
             return (job,)
         if len(self) >= self._max_jobs:
             raise Overloaded(f"{self._max_jobs} jobs are waiting already")
