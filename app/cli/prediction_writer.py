@@ -9,7 +9,6 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -53,6 +52,8 @@ class Layout:
     @property
     def names(self) -> list[str]:
         """Names of the columns; one that is there already, such as a target `position`, gets a number."""
+        from carryover.tables import distinct
+
         ends = [f"{target}_{end}" for end in ("lower", "upper") for target in self.targets]
         return distinct(
             [
@@ -135,15 +136,6 @@ class Layout:
         if self.as_json:
             return dict(json.loads(line))
         return dict(zip(self.names, next(csv.reader([line])), strict=True))
-
-
-def distinct(names: Iterable[str]) -> list[str]:
-    """The same names; one that comes again gets a number behind it."""
-    found: dict[str, None] = {}
-    for name in names:
-        free = (name if n == 1 else f"{name}_{n}" for n in count(1))
-        found[next(one for one in free if one not in found)] = None
-    return list(found)
 
 
 def numbers_of(value: Any) -> list[Any]:

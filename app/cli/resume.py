@@ -109,9 +109,9 @@ class Output:
     def __init__(self, layout: Layout, path: Path | None, session: str) -> None:
         self._layout, self._path = layout, path
         self._written = None if path is None else layout.read_written(path)
-        # A pipe or a device, such as /dev/stdout, keeps nothing that could be gone on with.
-        passes_by = path is None or (path.exists() and not path.is_file())
-        self._marker = None if path is None or passes_by else Marker(path, session)
+        # There is nothing to resume in a pipe or a device, such as /dev/stdout.
+        is_kept = path is not None and (path.is_file() or not path.exists())
+        self._marker = Marker(path, session) if path is not None and is_kept else None
         self._file: IO[str] = sys.stdout
         self._begun = False  # whether the header is written
 

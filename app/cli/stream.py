@@ -235,8 +235,9 @@ def forecast(
     For example: carryover forecast pump-7 --steps 200 > forecast.csv
     """
     from carryover import Problem
+    from carryover.tables import distinct
 
-    from app.cli.prediction_writer import csv_lines, distinct
+    from app.cli.prediction_writer import csv_lines
     from app.cli.stream_report import refused_future
 
     if time_column is not None and future is None:

@@ -402,7 +402,7 @@ class Engine:
             self.tracing.end_batch()
 
     def _notify(self, batch: Batch) -> None:
-        """Tell watchers and readers of alerts. If that fails, the batch is answered: it is committed."""
+        """Notify watchers and readers of alerts. If this fails, the committed batch is still answered."""
         try:
             if self.watchers:
                 self.watchers.notify(batch.answers_if_committed, batch.removed)
@@ -410,7 +410,7 @@ class Engine:
                 self.watchers.notify_alerts(batch.alerts)
                 self.publish_alerts(batch.alerts)
         except Exception:
-            log.exception("watchers, or readers of alerts, were not told what a batch has changed")
+            log.exception("a batch is committed, but watchers or readers of alerts could not be notified")
 
     async def _admit(self, batch: Batch) -> None:
         await self.residents.make_resident(batch)

@@ -24,7 +24,6 @@ from carryover.connection import (
     request_options,
     server_and_key,
     unreachable,
-    uses_proxy,
 )
 from carryover.effects import Plan
 from carryover.errors import CannotResume, Unreachable
@@ -266,7 +265,6 @@ class AsyncSession:
     ) -> AsyncStream:
         """Stream observations in chunks, also from an async iterable; see `Session.stream`."""
         service, size = self.service, check_positive(chunk)
-        socket = False if socket is None and uses_proxy(service.url) else socket
         target = streaming.StreamTarget(service.url, service._key, service._retry, socket)
         options = ChunkOptions(horizon, level, score, levels=levels)
         limit = max_in_flight_for(observations, max_in_flight)

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
-from urllib.request import getproxies, proxy_bypass
 
 import anyio
 import anyio.abc
@@ -321,12 +320,6 @@ def _lasting_tls_error(error: BaseException | None) -> ssl.SSLError | None:
 
 def _no_answer(url: str, error: Exception) -> Unreachable:
     return Unreachable(f"no answer from {url}: {str(error) or type(error).__name__}; is the server running?")
-
-
-def uses_proxy(url: str) -> bool:
-    """Whether requests to this URL go through a proxy, by `HTTP_PROXY` and its kin. Sockets cannot."""
-    parsed, proxies = httpx.URL(url), getproxies()
-    return bool(proxies.get(parsed.scheme) or proxies.get("all")) and not proxy_bypass(parsed.host)
 
 
 def address(url: str) -> tuple[str, int, bool]:

@@ -23,7 +23,6 @@ from carryover.connection import (
     request_options,
     server_and_key,
     unreachable,
-    uses_proxy,
 )
 from carryover.effects import Plan
 from carryover.errors import CannotResume, Unreachable
@@ -364,7 +363,6 @@ class Session:
             source = chunks_of(whole, size)
         else:
             source = self._chunks(observations, size, columns, timestamps)
-        socket = False if socket is None and uses_proxy(service.url) else socket
         target = streaming.StreamTarget(service.url, service._key, service._retry, socket)
         options = ChunkOptions(horizon, level, score, levels=levels)
         limit = max_in_flight_for(observations, max_in_flight)

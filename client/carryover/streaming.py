@@ -8,6 +8,8 @@ chunk again.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from carryover import frames, plans, resuming, session_socket, wire
 from carryover.effects import CLOSE, PULL, Emit, Plan, Sleep
@@ -78,7 +80,7 @@ def stream(
 
 
 def _stream_window(window: Window, target: StreamTarget) -> Plan[None]:
-    if target.socket is False:
+    if target.socket is False or (target.socket is None and _uses_proxy(target.url)):
         yield from _stream_requests(window, target)
         return
     try:
@@ -201,6 +203,12 @@ def _parse_message(window: Window, data: bytes, is_text: bool) -> Answer:
 
 def _refusal(fields: dict[str, object]) -> CarryoverError:
     return refusal(fields) if "status" in fields else NotCarryover("an answer has no predictions")
+
+
+def _uses_proxy(url: str) -> bool:
+    """Whether requests to this URL go through a proxy, by `HTTP_PROXY` and its kin. Sockets cannot."""
+    parts, proxies = urlsplit(url), getproxies()
+    return bool(proxies.get(parts.scheme) or proxies.get("all")) and not proxy_bypass(parts.hostname or "")
 
 
 def _socket_url(url: str, cursor: Cursor) -> str:

@@ -18,6 +18,15 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def distinct(names: Iterable[str]) -> list[str]:
+    """The same names; one that comes again gets a number behind it."""
+    found: dict[str, None] = {}
+    for name in names:
+        free = (name if n == 1 else f"{name}_{n}" for n in range(1, len(found) + 2))
+        found[next(one for one in free if one not in found)] = None
+    return list(found)
+
+
 def frame(columns: Mapping[str, Sequence[Any]], index: Sequence[Any], name: str, library: str) -> Any:
     """A DataFrame.
 
@@ -40,8 +49,8 @@ def frame(columns: Mapping[str, Sequence[Any]], index: Sequence[Any], name: str,
     if library == "polars":
         import polars as pl
 
-        others = {f"{key}_2" if key == name else key: list(column) for key, column in columns.items()}
-        return pl.DataFrame({name: list(index), **others})
+        names = distinct([name, *columns])
+        return pl.DataFrame(dict(zip(names, map(list, [index, *columns.values()]), strict=True)))
     import pandas as pd
 
     times = name == TIME and not isinstance(index, pd.Index)

@@ -122,8 +122,8 @@ async def test_a_damaged_session_is_named_and_the_others_are_exported(
         assert (counts.unchanged, list(counts.unreadable)) == (len(NAMES) - 1, ["s01"])
         assert set(states_in(tmp_path / "old")) == set(NAMES)
         assert await ran(service, "sessions", "export", tmp_path / "old") == 1
-    told = capsys.readouterr().err
-    assert "carryover: s01 was not exported: session 's01' cannot be read" in told
+    printed = capsys.readouterr().err
+    assert "carryover: s01 was not exported: session 's01' cannot be read" in printed
 
 
 async def test_a_second_export_refreshes_what_has_moved(start_hot, tmp_path: Path):

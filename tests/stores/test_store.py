@@ -246,26 +246,22 @@ class StoreContract:
 def lengths_during(store: Store, call: Callable[[], object]) -> set[int]:
     """What the store's length is before each line of Python that a call runs, and behind it."""
     found: set[int] = set()
-
-    def trace(*_: object) -> object:
-        found.add(store.__len__())  # unlike len(), also below 0
-        return trace
-
-    sys.settrace(trace)
-    try:
-        call()
-    finally:
-        sys.settrace(None)
+    trace_lines(call, lambda: found.add(store.__len__()))  # unlike len(), also below 0
     return found | {len(store)}
 
 
 def steps_of(call: Callable[[], object]) -> int:
     """Lines of Python that a call runs."""
-    count = 0
+    lines: list[None] = []
+    trace_lines(call, partial(lines.append, None))
+    return len(lines)
+
+
+def trace_lines(call: Callable[[], object], before_each: Callable[[], object]) -> None:
+    """Run a call, and another before each line of Python of it."""
 
     def trace(*_: object) -> object:
-        nonlocal count
-        count += 1
+        before_each()
         return trace
 
     sys.settrace(trace)
@@ -273,7 +269,6 @@ def steps_of(call: Callable[[], object]) -> int:
         call()
     finally:
         sys.settrace(None)
-    return count
 
 
 LISTINGS: list[tuple[str, int, str, Callable[[str], bool]]] = [
